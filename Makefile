@@ -1,0 +1,43 @@
+# Every target works from a clean checkout: what it needs is installed first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+WORKERS ?= 2
+
+.PHONY: setup demo test lint bench lock screenshots clean
+
+setup: $(STAMP)
+
+$(STAMP): requirements.lock pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@
+
+demo: setup
+	$(BIN)/farm demo
+
+# Tests marked `alone` measure real time on this machine; nothing else may run beside them.
+test: setup
+	rm -f .coverage .coverage.*
+	$(BIN)/python -m pytest -n $(WORKERS) -m "not alone" --cov --cov-report=
+	$(BIN)/python -m pytest -m alone --cov --cov-append --cov-report=
+	$(BIN)/python -m coverage report
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+# make bench [ONLY=core]
+bench: setup
+	$(BIN)/python -m tests.benchmarks.run $(if $(ONLY),--only $(ONLY))
+
+lock:
+	$(BIN)/uv pip compile pyproject.toml --extra onnx --extra dashboard --extra dev --universal \
+	  --generate-hashes --python-version 3.11 --custom-compile-command "make lock" -q -o requirements.lock
+
+clean:
+	rm -rf $(VENV) build .coverage .coverage.*

@@ -1,0 +1,324 @@
+"""Runs a model on the device and times it there. Pushed as one file; needs numpy and onnxruntime.
+
+    python3 loadgen.py SPEC      SPEC is a JSON object; results go to the working directory
+    python3 loadgen.py --facts   prints versions and accelerators as JSON
+
+SPEC: `mode` (`measure`, `infer`), `model` (path), `inputs` (path of an .npz, or null for inputs
+seeded from the declared shapes), `dimensions` (sizes of free dimensions), `accelerator`, and for
+`measure` a `load`. Writes `result.json`; `measure` also `latency.npy`, int64 [2, n]: start on the
+monotonic clock and duration, both in ns; `infer` also `outputs.npz`, one array per output.
+
+The loop knows nothing of labels, scores or verdicts. Between the two readings of the clock there
+is the call of the model and nothing else.
+"""
+
+from __future__ import annotations
+
+import array
+import gc
+import itertools
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+PROVIDERS = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+    "rocm": "ROCMExecutionProvider",
+    "openvino": "OpenVINOExecutionProvider",
+    "xnnpack": "XnnpackExecutionProvider",
+    "coreml": "CoreMLExecutionProvider",
+    "qnn": "QNNExecutionProvider",
+    "nnapi": "NnapiExecutionProvider",
+    "dml": "DmlExecutionProvider",
+    "acl": "ACLExecutionProvider",
+}
+
+DTYPES = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(double)": np.float64,
+    "tensor(int8)": np.int8,
+    "tensor(uint8)": np.uint8,
+    "tensor(int16)": np.int16,
+    "tensor(uint16)": np.uint16,
+    "tensor(int32)": np.int32,
+    "tensor(uint32)": np.uint32,
+    "tensor(int64)": np.int64,
+    "tensor(uint64)": np.uint64,
+    "tensor(bool)": np.bool_,
+}
+
+SEED = 0
+MAX_FEEDS = 64  # enough different inputs that no branch predictor learns them by heart
+WARMUP_WINDOW_NS = 25_000_000
+WARMUP_WINDOW_QUERIES = 10
+WARMUP_TOLERANCE = 0.02
+OVERHEAD_QUERIES = 2000
+
+Run = Callable[[Sequence[str], Mapping[str, Any]], Any]
+Feed = Mapping[str, npt.NDArray[Any]]
+
+
+class WorkloadProblem(Exception):
+    """The model is at fault; `code` says how."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def timed_loop(
+    run: Run,
+    names: Sequence[str],
+    feeds: Sequence[Feed],
+    *,
+    min_duration_ns: int,
+    min_queries: int,
+    max_duration_ns: int,
+) -> npt.NDArray[np.int64]:
+    """One query at a time, each as soon as the last is done. Returns [2, n]: start, duration in ns.
+
+    Ends when both minima are reached, or at the maximum whatever was reached. The garbage
+    collector is off: its pauses belong to Python, not to the model.
+    """
+    clock = time.perf_counter_ns
+    starts, ends = array.array("q"), array.array("q")
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        begin = clock()
+        earliest, latest = begin + min_duration_ns, begin + max_duration_ns
+        for feed in itertools.cycle(feeds):
+            start = clock()
+            run(names, feed)
+            end = clock()
+            starts.append(start)
+            ends.append(end)
+            if end >= latest or (end >= earliest and len(ends) >= min_queries):
+                break
+    finally:
+        if collecting:
+            gc.enable()
+    first = np.array(starts, np.int64)
+    return np.stack([first, np.array(ends, np.int64) - first])
+
+
+def loop_overhead_ns() -> float:
+    """What the loop itself adds to a query: the median over a model that does nothing."""
+    null = timed_loop(
+        lambda names, feed: None,
+        [],
+        [{}],
+        min_duration_ns=0,
+        min_queries=OVERHEAD_QUERIES,
+        max_duration_ns=1_000_000_000,
+    )
+    return float(np.median(null[1]))
+
+
+def warm_up(run: Run, names: Sequence[str], feeds: Sequence[Feed], limit_ns: int) -> bool:
+    """Run until the medians of two adjacent windows agree; False if they never did in time."""
+    deadline = time.perf_counter_ns() + limit_ns
+    previous = None
+    while time.perf_counter_ns() < deadline:
+        window = timed_loop(
+            run,
+            names,
+            feeds,
+            min_duration_ns=WARMUP_WINDOW_NS,
+            min_queries=WARMUP_WINDOW_QUERIES,
+            max_duration_ns=limit_ns,
+        )
+        median = float(np.median(window[1]))
+        if previous is not None and abs(median - previous) <= WARMUP_TOLERANCE * previous:
+            return True
+        previous = median
+    return False
+
+
+def open_session(spec: Mapping[str, Any]) -> Any:
+    """Load the model on the accelerator that was asked for, or refuse."""
+    import onnxruntime as ort
+
+    asked = spec["accelerator"]
+    provider = PROVIDERS.get(asked)
+    available = [name for name, p in PROVIDERS.items() if p in ort.get_available_providers()]
+    if provider not in ort.get_available_providers():
+        raise WorkloadProblem(
+            "wrong_accelerator", f"asked for {asked}, the runtime here has {', '.join(available)}"
+        )
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = spec.get("load", {}).get("threads", 1)
+    options.inter_op_num_threads = 1
+    if asked != "cpu":  # without this onnxruntime quietly runs what it cannot place on the CPU
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    try:
+        session = ort.InferenceSession(spec["model"], options, providers=[provider])
+    except Exception as error:
+        code = "wrong_accelerator" if "fallback" in str(error) else "unsupported_model"
+        raise WorkloadProblem(code, first_line(error)) from error
+    if session.get_providers()[0] != provider:
+        got = ", ".join(session.get_providers())
+        raise WorkloadProblem("wrong_accelerator", f"asked for {asked}, got {got}")
+    return session
+
+
+def seeded_feed(session: Any, dimensions: Mapping[str, int]) -> Feed:
+    """One input drawn from the declared shapes and types."""
+    rng = np.random.default_rng(SEED)
+    feed = {}
+    for declared in session.get_inputs():
+        if declared.type not in DTYPES:
+            raise WorkloadProblem(
+                "deploy_failed", f"input '{declared.name}' of type {declared.type} needs a workload"
+            )
+        shape = [size_of(declared, axis, dimensions) for axis in range(len(declared.shape))]
+        dtype = np.dtype(DTYPES[declared.type])
+        # Whole numbers are 0 or 1: valid as pixels, as flags and as indices into any table.
+        drawn = rng.standard_normal(shape) if dtype.kind == "f" else rng.integers(0, 2, shape)
+        feed[declared.name] = np.asarray(drawn, dtype)
+    return feed
+
+
+def size_of(declared: Any, axis: int, dimensions: Mapping[str, int]) -> int:
+    """The size of one axis of a declared input; a free first axis is a batch of one."""
+    size = declared.shape[axis]
+    if isinstance(size, int):
+        return size
+    if size in dimensions:
+        return dimensions[size]
+    if axis == 0:
+        return 1
+    raise WorkloadProblem(
+        "deploy_failed",
+        f"input '{declared.name}' has the free dimension '{size}'; give its size: --shape {size}=N",
+    )
+
+
+def read_feeds(session: Any, path: str) -> Iterator[Feed]:
+    """Every item of the workload, one at a time, as the model's inputs."""
+    with np.load(path, allow_pickle=False) as arrays:
+        inputs = {name: arrays[name] for name in arrays.files}
+    declared = {entry.name for entry in session.get_inputs()}
+    if declared != set(inputs):
+        raise WorkloadProblem(
+            "deploy_failed",
+            f"the model takes {', '.join(sorted(declared))}; "
+            f"the workload has {', '.join(sorted(inputs))}",
+        )
+    for index in range(len(next(iter(inputs.values())))):
+        yield {name: values[index : index + 1] for name, values in inputs.items()}
+
+
+def run_once(session: Any, names: Sequence[str], feed: Feed) -> list[npt.NDArray[Any]]:
+    """One inference, with the runtime's complaint as a problem of the workload."""
+    try:
+        outputs: list[npt.NDArray[Any]] = session.run(names, feed)
+    except Exception as error:
+        raise WorkloadProblem("deploy_failed", first_line(error)) from error
+    return outputs
+
+
+def refuse_bad_numbers(names: Sequence[str], outputs: Sequence[npt.NDArray[Any]]) -> None:
+    """A model that answers NaN is not fast, it is broken."""
+    for name, values in zip(names, outputs, strict=True):
+        if np.asarray(values).dtype.kind == "f" and not np.isfinite(values).all():
+            raise WorkloadProblem("wrong_output", f"output '{name}' is NaN or infinite")
+
+
+def measure(session: Any, names: Sequence[str], spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Warm up, time, and keep every sample."""
+    load = spec["load"]
+    if spec["inputs"]:
+        feeds = list(itertools.islice(read_feeds(session, spec["inputs"]), MAX_FEEDS))
+    else:
+        feeds = [seeded_feed(session, spec["dimensions"])]
+    refuse_bad_numbers(names, run_once(session, names, feeds[0]))
+    settled = warm_up(session.run, names, feeds, int(load["warmup_s"] * 1e9))
+    samples = timed_loop(
+        session.run,
+        names,
+        feeds,
+        min_duration_ns=int(load["min_duration_s"] * 1e9),
+        min_queries=load["min_queries"],
+        max_duration_ns=int(load["max_duration_s"] * 1e9),
+    )
+    np.save("latency.npy", samples)
+    return {
+        "facts": {
+            "warmup_settled": settled,
+            "loop_overhead_ns": loop_overhead_ns(),
+            "input_shapes": {name: list(values.shape) for name, values in feeds[0].items()},
+        }
+    }
+
+
+def infer(session: Any, names: Sequence[str], spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Run every item once and keep every output, items on the first axis."""
+    rows = [run_once(session, names, feed) for feed in read_feeds(session, spec["inputs"])]
+    for row in rows:
+        refuse_bad_numbers(names, row)
+    columns = [np.concatenate(column) for column in zip(*rows, strict=True)]
+    np.savez("outputs.npz", **dict(zip(names, columns, strict=True)))  # type: ignore[arg-type]
+    return {}
+
+
+def peak_rss_bytes() -> int:
+    """Largest resident memory of this process.
+
+    Not `ru_maxrss`: that one survives exec, so a small process would report its parent's size.
+    """
+    with open("/proc/self/status") as status:
+        line = next(line for line in status if line.startswith("VmHWM:"))
+    return int(line.split()[1]) * 1024
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text; runtimes like to add pages."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def facts() -> dict[str, Any]:
+    """Versions, and the accelerators that the runtime was built with."""
+    import onnxruntime as ort
+
+    available = ort.get_available_providers()
+    return {
+        "onnxruntime": ort.__version__,
+        "numpy": np.__version__,
+        "python": sys.version.split()[0],
+        "accelerators": ",".join(n for n, p in PROVIDERS.items() if p in available),
+    }
+
+
+def execute(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Do what the spec says; the result is a JSON object, with `error` if the model is at fault."""
+    try:
+        session = open_session(spec)
+        names = [output.name for output in session.get_outputs()]
+        result = (measure if spec["mode"] == "measure" else infer)(session, names, spec)
+    except WorkloadProblem as problem:
+        return {"error": {"code": problem.code, "message": str(problem)}}
+    return {**result, "accelerator": spec["accelerator"], "peak_rss_bytes": peak_rss_bytes()}
+
+
+def main() -> None:
+    """Entry point."""
+    if sys.argv[1:] == ["--facts"]:
+        print(json.dumps(facts()))
+        return
+    result = execute(json.loads(sys.argv[1]))
+    with open("result.json", "w") as file:
+        json.dump(result, file)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,235 @@
+"""The machine that the controller runs on, used as a device like any other."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path, PurePosixPath
+from typing import ClassVar
+
+from farm.errors import CommandTimeout, ConnectError, InfraError, OutOfSpace
+from farm.model import Device
+from farm.protocols import Clock, Completed, Detached, Transport
+
+OUTPUT_LIMIT = 64 << 10
+"""Bytes kept of what a detached process prints, from the end."""
+
+# $1: folder. The process group is the script's own; `rc` appears whole or not at all.
+_DETACH = 'cd "$1" && shift && echo $$ >pid && "$@" >out 2>err; echo $? >rc.part && mv rc.part rc'
+
+
+class SystemClock(Clock):
+    """The real one."""
+
+    def now_ns(self) -> int:
+        """Monotonic nanoseconds."""
+        return time.monotonic_ns()
+
+    def sleep(self, duration_s: float) -> None:
+        """Sleep."""
+        time.sleep(duration_s)
+
+
+class LocalTransport(Transport):
+    """Commands as child processes, files as copies.
+
+    Address: `local://`, or `local://?root=/folder` for the folder that the farm may fill
+    (`~/.cache/farm/<device>` otherwise).
+    """
+
+    platform: ClassVar[str] = "linux"
+    simulated: ClassVar[bool] = False
+    host: ClassVar[str] = "controller"
+
+    def __init__(self, device: Device) -> None:
+        self.clock = SystemClock()
+        self._root = Path(device.address.option("root") or _cache_folder() / device.name).resolve()
+        try:
+            self._root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConnectError(
+                f"cannot make the folder {str(self._root)!r}: {error.strerror}",
+                device=device.name,
+                hint="give a writable one in the inventory: address: local://?root=/folder",
+            ) from error
+        self.root = PurePosixPath(self._root)
+
+    def run(
+        self,
+        argv: tuple[str, ...],
+        *,
+        timeout_s: float,
+        stdin: bytes = b"",
+        cwd: PurePosixPath | None = None,
+    ) -> Completed:
+        """Run a command to its end; at the deadline its whole group is killed."""
+        started = time.monotonic()
+        try:
+            process = subprocess.Popen(
+                argv,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                cwd=cwd or self.root,
+                env=_environment(),
+                start_new_session=True,
+            )
+        except OSError as error:
+            return Completed(returncode=127, stdout="", stderr=str(error), elapsed_s=0.0)
+        with process:
+            try:
+                stdout, stderr = process.communicate(stdin, timeout_s)
+            except subprocess.TimeoutExpired:
+                _kill_group(process.pid)
+                raise CommandTimeout(f"'{argv[0]}' did not end within {timeout_s:g} s") from None
+        return Completed(
+            returncode=process.returncode,
+            stdout=stdout.decode(errors="replace"),
+            stderr=stderr.decode(errors="replace"),
+            elapsed_s=time.monotonic() - started,
+        )
+
+    def push(self, source: Path, target: PurePosixPath) -> None:
+        """Copy a file into place."""
+        try:
+            shutil.copyfile(source, target)
+        except OSError as error:
+            kind = OutOfSpace if error.errno in (errno.ENOSPC, errno.EDQUOT) else InfraError
+            raise kind(f"cannot write {str(target)!r}: {error.strerror}") from error
+
+    def pull(self, source: PurePosixPath, target: Path) -> None:
+        """Copy a file out."""
+        try:
+            shutil.copyfile(source, target)
+        except OSError as error:
+            raise InfraError(f"cannot read {str(source)!r}: {error.strerror}") from error
+
+    def start(self, argv: tuple[str, ...], *, folder: PurePosixPath) -> Detached:
+        """Start a process in a session of its own; files in its folder tell of it."""
+        place = Path(folder)
+        place.mkdir(parents=True, exist_ok=True)
+        (place / "owner").write_text(_owner())
+        process = subprocess.Popen(
+            ("sh", "-c", _DETACH, "farm-run", str(folder), *argv),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env=_environment(),
+            start_new_session=True,
+        )
+        return LocalDetached(place, process)
+
+    def attach(self, id: str) -> Detached:
+        """The process that works in that folder."""
+        return LocalDetached(Path(id), None)
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+class LocalDetached(Detached):
+    """A process group, known by its folder."""
+
+    def __init__(self, folder: Path, process: subprocess.Popen[bytes] | None) -> None:
+        self.id = str(folder)
+        self._folder = folder
+        self._process = process  # None when attached: then it is no child of ours
+        self._started = time.monotonic()
+
+    def poll(self) -> Completed | None:
+        """The ended process, None while it runs."""
+        if self._alive():
+            return None
+        try:
+            returncode = int((self._folder / "rc").read_text())
+        except (OSError, ValueError):
+            returncode = -signal.SIGKILL  # the group was killed before it could say
+        return Completed(
+            returncode=returncode,
+            stdout=_tail(self._folder / "out"),
+            stderr=_tail(self._folder / "err"),
+            elapsed_s=time.monotonic() - self._started,
+        )
+
+    def wait(self, timeout_s: float) -> Completed:
+        """Wait for its end; at the deadline its whole group is killed."""
+        deadline = time.monotonic() + timeout_s
+        pause = 0.002
+        while (done := self.poll()) is None:
+            if time.monotonic() > deadline:
+                self.kill()
+                raise CommandTimeout(f"the run did not end within {timeout_s:g} s")
+            if self._process:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self._process.wait(min(1.0, max(0.0, deadline - time.monotonic())))
+            else:
+                time.sleep(pause)
+                pause = min(2 * pause, 0.1)
+        return done
+
+    def kill(self) -> None:
+        """End the whole group."""
+        pid = self._process.pid if self._process else self._pid()
+        if pid and self._is_ours(pid):
+            _kill_group(pid)
+        if self._process:
+            self._process.wait()
+
+    def _alive(self) -> bool:
+        if self._process:
+            return self._process.poll() is None
+        pid = self._pid()
+        return bool(pid) and self._is_ours(pid) and not (self._folder / "rc").exists()
+
+    def _pid(self) -> int:
+        try:
+            return int((self._folder / "pid").read_text())
+        except (OSError, ValueError):
+            return 0
+
+    def _is_ours(self, pid: int) -> bool:
+        """Whether that pid still is the process that was started: numbers are used again."""
+        try:
+            return self.id.encode() in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        except OSError:
+            return False
+
+
+def _cache_folder() -> Path:
+    try:
+        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    except RuntimeError:  # no home at all, as in some containers
+        base = tempfile.gettempdir()
+    return Path(base) / "farm"
+
+
+def _environment() -> dict[str, str]:
+    """The controller's environment with its own Python first, so that `python3` is this one."""
+    python = str(Path(sys.executable).parent)
+    return {**os.environ, "PATH": f"{python}{os.pathsep}{os.environ.get('PATH', os.defpath)}"}
+
+
+def _owner() -> str:
+    """This process, such that a later one with the same number is not taken for it."""
+    return f"{os.getpid()} {Path('/proc/self/stat').read_text().rpartition(')')[2].split()[19]}"
+
+
+def _kill_group(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, signal.SIGKILL)
+
+
+def _tail(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - OUTPUT_LIMIT))
+            return file.read().decode(errors="replace")
+    except OSError:
+        return ""

@@ -1,0 +1,73 @@
+"""From a model's outputs to right and wrong per item, and to drift from a float reference.
+
+Pure numpy; arrays have the items on their first axis.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from farm.errors import WrongOutput
+from farm.metrics import METRICS
+from farm.record import Measurement, Output
+
+Array = npt.NDArray[np.generic]
+
+
+def correct_top1(outputs: tuple[Output, ...], labels: Array) -> npt.NDArray[np.bool_]:
+    """Whether the highest value of the first output is at the labelled class, shape [items].
+
+    Raises:
+        WrongOutput: not finite, of another number of items, or with too few classes for the labels.
+    """
+    scores = _scores(outputs, len(labels))
+    classes = scores.shape[1]
+    if labels.size and int(labels.max()) >= classes:
+        raise WrongOutput(
+            f"output '{outputs[0].name}' has {classes} classes, the labels go up to {labels.max()}"
+        )
+    agrees: npt.NDArray[np.bool_] = scores.argmax(axis=1) == labels
+    return agrees
+
+
+def drift(outputs: tuple[Output, ...], reference: Array) -> tuple[Measurement, ...]:
+    """How far the first output is from the float reference, shape [items, ...].
+
+    Agreement of the highest class, mean cosine over items, and the signal-to-quantisation-noise
+    ratio over all values (left out where the two are equal to the bit).
+
+    Raises:
+        WrongOutput: not finite, or of another shape.
+    """
+    ours = _scores(outputs, len(reference)).astype(np.float64)
+    truth = reference.reshape(len(reference), -1).astype(np.float64)
+    if ours.shape != truth.shape:
+        raise WrongOutput(f"outputs have shape {ours.shape}, the reference has {truth.shape}")
+    n = len(truth)
+    norms = np.linalg.norm(ours, axis=1) * np.linalg.norm(truth, axis=1)
+    cosine = np.divide((ours * truth).sum(axis=1), norms, out=np.zeros(n), where=norms > 0)
+    found = {
+        "drift.top1_agreement": float((ours.argmax(axis=1) == truth.argmax(axis=1)).mean()),
+        "drift.cosine": float(cosine.mean()),
+    }
+    noise = float(np.square(ours - truth).sum())
+    signal = float(np.square(truth).sum())
+    if noise > 0 and signal > 0:
+        found["drift.sqnr"] = 10 * float(np.log10(signal / noise))
+    return tuple(
+        Measurement(metric=name, unit=METRICS[name].unit, value=value, n=n)
+        for name, value in found.items()
+    )
+
+
+def _scores(outputs: tuple[Output, ...], items: int) -> Array:
+    if not outputs:
+        raise WrongOutput("the model has no outputs")
+    scores = outputs[0].values.reshape(len(outputs[0].values), -1)
+    if len(scores) != items:
+        raise WrongOutput(f"{len(scores)} outputs for {items} items")
+    bad = int((~np.isfinite(scores)).any(axis=1).sum())
+    if bad:
+        raise WrongOutput(f"output '{outputs[0].name}' is NaN or infinite for {bad} items")
+    return scores

@@ -1,0 +1,63 @@
+"""From raw samples to statistics of one repeat, and from repeats to statistics of a job.
+
+The repeat is the unit: samples inside one process are correlated, so their number says nothing
+about how well a level is known. n of a summary counts repeats, or items for accuracy.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from scipy import special
+
+from farm.metrics import LATENCY_QUANTILES, METRICS
+from farm.record import Measurement, Samples
+
+CONFIDENCE = 0.95
+
+
+def latency_statistics(latency_ns: Samples) -> tuple[Measurement, ...]:
+    """Percentiles of one repeat in ns, shape [inferences]; those the sample supports, no others."""
+    found = []
+    for name, quantile in LATENCY_QUANTILES.items():
+        metric = METRICS[name]
+        if len(latency_ns) >= metric.min_samples:
+            method = "linear" if quantile == 0.5 else "inverted_cdf"
+            value = float(np.quantile(latency_ns, quantile, method=method))  # type: ignore[call-overload]
+            found.append(Measurement(metric=name, unit=metric.unit, value=value, n=len(latency_ns)))
+    return tuple(found)
+
+
+def over_repeats(metric: str, values: npt.NDArray[np.float64]) -> Measurement:
+    """One metric over repeats, shape [repeats], all positive.
+
+    The geometric mean with a t interval on the logarithms: spreads of times and sizes are ratios.
+    A single repeat has no interval.
+    """
+    logs = np.log(values)
+    n = len(logs)
+    lo = hi = None
+    if n > 1:
+        half = float(special.stdtrit(n - 1, (1 + CONFIDENCE) / 2) * logs.std(ddof=1) / np.sqrt(n))
+        lo, hi = float(np.exp(logs.mean() - half)), float(np.exp(logs.mean() + half))
+    unit = METRICS[metric].unit
+    return Measurement(
+        metric=metric, unit=unit, value=float(np.exp(logs.mean())), lo=lo, hi=hi, n=n
+    )
+
+
+def share_correct(metric: str, correct: npt.NDArray[np.bool_]) -> Measurement:
+    """Accuracy over items, shape [items], with Wilson's score interval."""
+    n = len(correct)
+    share = float(correct.mean())
+    z = float(special.ndtri((1 + CONFIDENCE) / 2))
+    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * np.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return Measurement(
+        metric=metric,
+        unit=METRICS[metric].unit,
+        value=share,
+        lo=max(0.0, float(centre - half)),
+        hi=min(1.0, float(centre + half)),
+        n=n,
+    )

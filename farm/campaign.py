@@ -1,0 +1,328 @@
+"""The loop over a plan, and the three things that one can ask of a farm: plan, run, gate.
+
+Everything takes paths and words and gives back frozen data; the command line and the Python API
+are thin layers over these functions.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from farm.errors import ConfigError, FarmError, LeaseTimeout
+from farm.inventory import read_inventory
+from farm.judging import GateVerdict, compare, judge
+from farm.lease import Lease, leased, renew
+from farm.model import Arm, Candidate, Job
+from farm.planning import Plan, make_plan
+from farm.policy import Policy, read_policy
+from farm.protocols import Limits
+from farm.record import ErrorRecord, JobResult, Outcome, RunRecord
+from farm.reporting import as_json, gate_document
+from farm.revision import detect_revision
+from farm.runner import run_job
+from farm.store.database import Store, open_store
+from farm.store.writer import append_job, begin_run, finish_run, save_verdict
+from farm.suite import Suite, read_suite
+from farm.workload import resolve_candidate, resolve_workload
+
+DEFAULT_INVENTORY = "inventory.yaml"
+DEFAULT_STORE = ".farm"
+
+PathLike = str | Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """How far a run has come.
+
+    Attributes:
+        job: which job is at work, from 1.
+        jobs: how many there are.
+        device: where.
+        done: repeats of this job that are done ...
+        total: ... of so many; 0 for a job without repeats.
+        finished: whether this job has ended.
+    """
+
+    job: int
+    jobs: int
+    device: str
+    done: int = 0
+    total: int = 0
+    finished: bool = False
+
+
+Progress = Callable[[Step], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSummary:
+    """What a run brought home."""
+
+    run_id: str
+    results: tuple[JobResult, ...]
+
+    @property
+    def exit_code(self) -> int:
+        """0 if all is well, 1 if a model did not run, 4 if the lab is at fault."""
+        families = {result.error.family for result in self.results if result.error}
+        return 1 if "workload" in families else 4 if families else 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Where:
+    """On which devices of which inventory, and where results are kept."""
+
+    inventory: PathLike = DEFAULT_INVENTORY
+    store: PathLike = DEFAULT_STORE
+    devices: Sequence[str] = ()
+    tags: Sequence[str] = ()
+    wait_s: float = 0.0
+
+
+def plan(
+    suite: str,
+    *,
+    model: PathLike | None = None,
+    workload: PathLike | None = None,
+    shape: Mapping[str, int] | None = None,
+    inventory: PathLike = DEFAULT_INVENTORY,
+    devices: Sequence[str] = (),
+    tags: Sequence[str] = (),
+) -> Plan:
+    """What would run where, and what is left out and why; touches no device.
+
+    Args:
+        suite: name of an installed suite, or path of a suite file.
+        model: path of a model or of a folder; the workload's own model if left out.
+        workload: folder with a `workload.yaml`; found beside the model or in the suite if left out.
+        shape: sizes of free dimensions of a model without a workload.
+        inventory: path of the inventory.
+        devices: names to restrict to.
+        tags: tags that a device must have.
+
+    Raises:
+        ConfigError: something that a person wrote is wrong.
+    """
+    where = Where(inventory=inventory, devices=devices, tags=tags)
+    return _plan_run(read_suite(suite), model, workload, shape, where)
+
+
+def run(
+    suite: str,
+    *,
+    model: PathLike | None = None,
+    workload: PathLike | None = None,
+    shape: Mapping[str, int] | None = None,
+    inventory: PathLike = DEFAULT_INVENTORY,
+    store: PathLike = DEFAULT_STORE,
+    devices: Sequence[str] = (),
+    tags: Sequence[str] = (),
+    wait_s: float = 0.0,
+    progress: Progress = lambda step: None,
+) -> RunSummary:
+    """Measure one model on every device; whatever happens to a job is in its result.
+
+    Args:
+        suite, model, workload, shape, inventory, devices, tags: as for `plan`.
+        store: folder where results are kept; made if it is not there.
+        wait_s: how long to wait for a device that somebody else uses.
+        progress: called after every repeat and every job.
+
+    Raises:
+        ConfigError: something that a person wrote is wrong, or nothing is left to run.
+        StoreError: results cannot be kept.
+    """
+    where = Where(inventory=inventory, store=store, devices=devices, tags=tags, wait_s=wait_s)
+    chosen = read_suite(suite)
+    made = _plan_run(chosen, model, workload, shape, where)
+    command = _command("run", suite, where, model=model, workload=workload, shape=shape)
+    with open_store(Path(store)) as opened:
+        return _execute(opened, made, "run", command, where.wait_s, progress)
+
+
+def gate(
+    suite: str,
+    *,
+    candidate: PathLike,
+    baseline: PathLike,
+    workload: PathLike | None = None,
+    policy: PathLike | None = None,
+    shape: Mapping[str, int] | None = None,
+    inventory: PathLike = DEFAULT_INVENTORY,
+    store: PathLike = DEFAULT_STORE,
+    devices: Sequence[str] = (),
+    tags: Sequence[str] = (),
+    wait_s: float = 0.0,
+    progress: Progress = lambda step: None,
+) -> GateVerdict:
+    """Is the candidate as good as the baseline? Both run interleaved on every device.
+
+    Args:
+        candidate, baseline: paths of models or folders.
+        policy: path of a policy; the one beside the suite if left out.
+        suite, workload, shape, inventory, store, devices, tags, wait_s, progress: as for `run`.
+
+    Raises:
+        ConfigError: something that a person wrote is wrong, or nothing is left to compare.
+        StoreError: results cannot be kept.
+    """
+    where = Where(inventory=inventory, store=store, devices=devices, tags=tags, wait_s=wait_s)
+    chosen = read_suite(suite)
+    rules = read_policy(Path(policy) if policy else chosen.policy_path)
+    arms = ((Arm.BASELINE, Path(baseline)), (Arm.CANDIDATE, Path(candidate)))
+    made = _make(chosen, arms, workload, shape, where, rounds=rules.blocks)
+    command = _command(
+        "gate", suite, where, candidate=candidate, baseline=baseline, workload=workload,
+        policy=policy, shape=shape,
+    )  # fmt: skip
+    with open_store(Path(store)) as opened:
+        summary = _execute(opened, made, "gate", command, where.wait_s, progress)
+        verdict = replace(
+            judge(rules, compare(summary.results, rules)),
+            run_id=summary.run_id,
+            candidate=resolve_candidate(Path(candidate)).name,
+            baseline=resolve_candidate(Path(baseline)).name,
+        )
+        _keep_verdict(opened, verdict, rules)
+    return verdict
+
+
+def _plan_run(
+    suite: Suite,
+    model: PathLike | None,
+    workload: PathLike | None,
+    shape: Mapping[str, int] | None,
+    where: Where,
+) -> Plan:
+    arms = ((Arm.CANDIDATE, Path(model)),) if model else ()
+    return _make(suite, arms, workload, shape, where, rounds=suite.repeats)
+
+
+def _make(
+    suite: Suite,
+    arms: tuple[tuple[Arm, Path], ...],
+    workload: PathLike | None,
+    shape: Mapping[str, int] | None,
+    where: Where,
+    *,
+    rounds: int,
+) -> Plan:
+    """Resolve what was named and combine it into a plan."""
+    devices = read_inventory(Path(where.inventory)).select(tuple(where.devices), tuple(where.tags))
+    task = resolve_workload(
+        tuple(path for _, path in arms),
+        explicit=Path(workload) if workload else None,
+        suite=suite.workload,
+        dimensions=tuple((shape or {}).items()),
+    )
+    models: tuple[tuple[Arm, Candidate], ...] = tuple(
+        (arm, resolve_candidate(path)) for arm, path in arms
+    )
+    if not models:
+        if task.model is None:
+            raise ConfigError("there is no model to run", hint="name one with --model")
+        models = ((Arm.CANDIDATE, task.model),)
+    return make_plan(suite, devices, task, models, rounds=rounds)
+
+
+def _execute(
+    store: Store, made: Plan, kind: str, command: str, wait_s: float, progress: Progress
+) -> RunSummary:
+    if not made.jobs:
+        reasons = dict.fromkeys(f"{skip.what} skipped: {skip.reason}" for skip in made.skips)
+        raise ConfigError("nothing is left to do", hint="; ".join(reasons))
+    now = datetime.now(UTC)
+    record = RunRecord(
+        id=f"{now:%Y%m%d-%H%M%S}-{os.urandom(3).hex()}",
+        kind=kind,
+        suite=made.suite,
+        started=now,
+        revision=detect_revision(),
+        planned=len(made.jobs),
+        skips=made.skips,
+        command=command,
+    )
+    begin_run(store, record)
+    results = []
+    for number, job in enumerate(made.jobs, 1):
+        step = Step(job=number, jobs=len(made.jobs), device=job.device.name)
+        progress(step)
+        results.append(_do(store, record.id, job, step, wait_s, progress))
+        progress(replace(step, finished=True))
+    finish_run(store, record.id)
+    return RunSummary(run_id=record.id, results=tuple(results))
+
+
+def _do(
+    store: Store, run_id: str, job: Job, step: Step, wait_s: float, progress: Progress
+) -> JobResult:
+    """One job under its lease, kept before the lease ends."""
+    ordinal = step.job - 1
+    try:
+        with leased(store, job.device, f"job:{run_id}.{ordinal}", wait_s=wait_s) as lease:
+            result = run_job(
+                job,
+                limits=Limits(),
+                before_repeat=_renewer(store, lease),
+                repeat_done=lambda done, total: progress(replace(step, done=done, total=total)),
+            )
+            append_job(store, run_id, ordinal, result, lease_token=lease.token)
+    except LeaseTimeout as error:
+        result = _never_started(job, error)
+        append_job(store, run_id, ordinal, result, lease_token=0)
+    return result
+
+
+def _renewer(store: Store, lease: Lease) -> Callable[[], None]:
+    return lambda: renew(store, lease)
+
+
+def _never_started(job: Job, error: FarmError) -> JobResult:
+    now = datetime.now(UTC)
+    return JobResult(
+        job=job, outcome=Outcome.ABORTED, started=now, finished=now, attempts=0,
+        error=ErrorRecord.of(error),
+    )  # fmt: skip
+
+
+def _keep_verdict(store: Store, verdict: GateVerdict, policy: Policy) -> None:
+    save_verdict(
+        store,
+        verdict.run_id,
+        verdict.verdict,
+        policy_sha256=policy.sha256,
+        policy=policy.path.read_text(encoding="utf-8"),
+        document=as_json(gate_document(verdict)),
+    )
+
+
+def _command(
+    verb: str,
+    suite: str,
+    where: Where,
+    **options: PathLike | Mapping[str, int] | None,
+) -> str:
+    """The command line that repeats this."""
+    words = ["farm", verb, suite]
+    for name, value in options.items():
+        if isinstance(value, Mapping):
+            words += [w for key, size in value.items() for w in (f"--{name}", f"{key}={size}")]
+        elif value is not None:
+            words += [f"--{name}", str(value)]
+    words += _repeated("--device", where.devices) + _repeated("--tag", where.tags)
+    for name, value, default in (
+        ("--inventory", where.inventory, DEFAULT_INVENTORY),
+        ("--store", where.store, DEFAULT_STORE),
+    ):
+        words += [name, str(value)] if str(value) != default else []
+    return shlex.join(words)
+
+
+def _repeated(option: str, values: Iterable[str]) -> list[str]:
+    return [word for value in values for word in (option, value)]

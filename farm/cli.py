@@ -1,0 +1,344 @@
+"""The command line. Imports nothing heavy before a command needs it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Validate machine-learning models on real devices, with verdicts one can defend.",
+)
+jobs_app = typer.Typer(no_args_is_help=True, help="Find jobs and their evidence.")
+app.add_typer(jobs_app, name="job")
+
+Inventory = Annotated[Path, typer.Option(help="The devices of the lab.", metavar="FILE")]
+Store = Annotated[Path, typer.Option(help="Folder where results are kept.", metavar="DIR")]
+Devices = Annotated[list[str], typer.Option("--device", help="Only this device; repeat for more.")]
+Tags = Annotated[list[str], typer.Option("--tag", help="Only devices with this tag; repeatable.")]
+Workload = Annotated[
+    Path | None, typer.Option(help="Folder with inputs and labels.", metavar="DIR")
+]
+Shape = Annotated[
+    list[str], typer.Option(help="Size of a free dimension, for a bare model.", metavar="NAME=N")
+]
+Wait = Annotated[float, typer.Option(help="Seconds to wait for a device in use.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print a JSON document instead of a table.")]
+SuiteName = Annotated[str, typer.Argument(help="Name of a suite, or path of a suite file.")]
+
+INVENTORY = Path("inventory.yaml")
+STORE = Path(".farm")
+
+EXIT_CODES = {"config": 2, "workload": 1}
+"""Exit code by the family of an error; every other family is the lab's or the farm's: 4."""
+
+
+@app.command()
+def check(
+    inventory: Annotated[Path, typer.Argument(help="The inventory to check.")] = INVENTORY,
+) -> None:
+    """Validate inventory, suites and policies; touches no device."""
+    from farm import console
+    from farm.inventory import read_inventory
+    from farm.plugins import find_suites
+    from farm.policy import read_policy
+    from farm.suite import read_suite
+    from farm.workload import read_workload
+
+    devices = read_inventory(inventory).devices
+    console.out.print(console.safe(f"{inventory}: {len(devices)} devices"))
+    for name in find_suites():
+        suite = read_suite(name)
+        if suite.workload:
+            read_workload(suite.workload)
+        policy = read_policy(suite.policy_path) if suite.policy_path.exists() else None
+        gated = [r.metric.name for r in policy.rules if r.gate] if policy else []
+        decides = f"; its policy decides by {', '.join(gated)}" if gated else "; no policy"
+        console.out.print(console.safe(f"suite {name}: {', '.join(suite.measures)}{decides}"))
+
+
+@app.command()
+def doctor(inventory: Inventory = INVENTORY, store: Store = STORE) -> None:
+    """Look at installation, store and devices; shows the command that would mend each gap."""
+    from farm import console
+    from farm.health import examine
+
+    bad = 0
+    for found in examine(inventory, store):
+        console.show_check(found)
+        bad += not found.ok
+    raise typer.Exit(4 if bad else 0)
+
+
+@app.command()
+def plan(
+    suite: SuiteName,
+    model: Annotated[Path | None, typer.Option(help="Model file or folder.")] = None,
+    workload: Workload = None,
+    shape: Shape = [],
+    device: Devices = [],
+    tag: Tags = [],
+    inventory: Inventory = INVENTORY,
+    json: AsJson = False,
+) -> None:
+    """Show what would run where, and what is left out and why."""
+    from farm import campaign, console
+
+    made = campaign.plan(
+        suite,
+        model=model,
+        workload=workload,
+        shape=_sizes(shape),
+        devices=device,
+        tags=tag,
+        inventory=inventory,
+    )
+    if json:
+        from farm.reporting import as_json, plan_document
+
+        console.print_text(as_json(plan_document(made)))
+    else:
+        console.show_plan(made)
+
+
+@app.command()
+def run(
+    suite: SuiteName,
+    model: Annotated[Path | None, typer.Option(help="Model file or folder.")] = None,
+    workload: Workload = None,
+    shape: Shape = [],
+    device: Devices = [],
+    tag: Tags = [],
+    inventory: Inventory = INVENTORY,
+    store: Store = STORE,
+    wait: Wait = 0.0,
+    json: AsJson = False,
+) -> None:
+    """Measure one model on every device."""
+    from farm import campaign, console
+
+    with console.progress(suite) as report:
+        summary = campaign.run(
+            suite,
+            model=model,
+            workload=workload,
+            shape=_sizes(shape),
+            devices=device,
+            tags=tag,
+            inventory=inventory,
+            store=store,
+            wait_s=wait,
+            progress=report,
+        )
+    _show_run(store, summary.run_id, as_json=json)
+    raise typer.Exit(summary.exit_code)
+
+
+@app.command()
+def gate(
+    suite: SuiteName,
+    candidate: Annotated[Path, typer.Option(help="The model that wants to be released.")],
+    baseline: Annotated[Path, typer.Option(help="The model that it must not be worse than.")],
+    policy: Annotated[Path | None, typer.Option(help="Policy file; else the suite's.")] = None,
+    workload: Workload = None,
+    shape: Shape = [],
+    device: Devices = [],
+    tag: Tags = [],
+    inventory: Inventory = INVENTORY,
+    store: Store = STORE,
+    wait: Wait = 0.0,
+    json: AsJson = False,
+) -> None:
+    """Compare a candidate with a baseline, interleaved on every device: yes or no."""
+    from farm import campaign, console
+    from farm.reporting import as_json, gate_document
+
+    with console.progress(suite) as report:
+        verdict = campaign.gate(
+            suite,
+            candidate=candidate,
+            baseline=baseline,
+            policy=policy,
+            workload=workload,
+            shape=_sizes(shape),
+            devices=device,
+            tags=tag,
+            inventory=inventory,
+            store=store,
+            wait_s=wait,
+            progress=report,
+        )
+    document = gate_document(verdict)
+    if json:
+        console.print_text(as_json(document))
+    else:
+        console.show_gate(document)
+    raise typer.Exit(verdict.exit_code)
+
+
+@app.command()
+def report(
+    run: Annotated[str, typer.Argument(help="Id of a run, its beginning, or 'latest'.")] = "latest",
+    format: Annotated[str, typer.Option(help="md, junit or json.")] = "md",
+    store: Store = STORE,
+) -> None:
+    """Print a paper about a run or gate, from what the store holds."""
+    from farm import console, reporting
+
+    console.print_text(reporting.report(run, format=format, store=store))
+
+
+@jobs_app.command("list")
+def job_list(
+    run: Annotated[str | None, typer.Option(help="Only the jobs of this run.")] = None,
+    limit: Annotated[int, typer.Option(help="How many at most.")] = 50,
+    store: Store = STORE,
+    json: AsJson = False,
+) -> None:
+    """List the latest jobs."""
+    from farm import console
+    from farm.store import reader
+    from farm.store.database import open_store
+
+    with open_store(store, create=False) as opened:
+        run_id = reader.find_run(opened, run).id if run else None
+        frame = reader.jobs(opened, run_id=run_id, limit=limit)
+    rows = frame.to_dict("records")
+    if json:
+        from farm.reporting import as_json
+
+        console.print_text(as_json({"schema": "farm.jobs/1", "jobs": rows}))
+    else:
+        console.show_jobs({str(key): value for key, value in row.items()} for row in rows)
+
+
+@jobs_app.command("show")
+def job_show(
+    job: Annotated[int, typer.Argument(help="Number of a job.")],
+    store: Store = STORE,
+    json: AsJson = False,
+) -> None:
+    """Show one job with its environment and, if it failed, its evidence."""
+    from farm import console
+    from farm.store.database import open_store
+    from farm.store.reader import read_job
+
+    with open_store(store, create=False) as opened:
+        found = read_job(opened, job)
+    if json:
+        from farm.reporting import as_json, job_document
+
+        console.print_text(as_json(job_document(found)))
+    else:
+        console.show_job(found)
+
+
+@app.command()
+def demo(inventory: Inventory = INVENTORY, store: Store = STORE, json: AsJson = False) -> None:
+    """Gate one good and two bad candidates on all devices, and see the bad ones caught."""
+    from farm import console
+    from farm.demo import demo_document, run_demo
+    from farm.reporting import as_json
+
+    with console.progress("demo") as bar:
+        gates = run_demo(
+            inventory=inventory,
+            store=store,
+            progress=lambda name: bar,
+            show=(lambda document: None) if json else console.show_gate,
+        )
+    good = all(gate.as_expected for gate in gates)
+    if json:
+        console.print_text(as_json(demo_document(gates, inventory)))
+    else:
+        console.show_expectations(gates)
+        where = "" if store == STORE else f" --store {store}"
+        console.out.print(console.safe(f"\nSee it in the dashboard:  farm dashboard{where}"))
+    raise typer.Exit(0 if good else 4)
+
+
+@app.command()
+def dashboard(
+    store: Store = STORE,
+    port: Annotated[int, typer.Option(help="0 picks a free one.")] = 0,
+) -> None:
+    """Open the dashboard on a store, for this machine only."""
+    import socket
+
+    from farm import console
+    from farm.plugins import find_dashboard
+
+    script = find_dashboard()
+    if port == 0:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+    console.err.print(console.safe(f"http://127.0.0.1:{port}  (Ctrl-C ends it)"))
+    command = [sys.executable, "-m", "streamlit", "run", str(script), "--server.headless=true"]
+    command += ["--server.address=127.0.0.1", f"--server.port={port}"]
+    command += ["--browser.gatherUsageStats=false", "--server.fileWatcherType=none"]
+    os.environ["FARM_STORE"] = str(store)
+    os.execv(sys.executable, command)
+
+
+def main() -> None:
+    """Entry point: every error becomes two lines and an exit code."""
+    from farm.errors import FarmError
+
+    try:
+        app()
+    except FarmError as error:
+        _complain(str(error), error.hint)
+        sys.exit(EXIT_CODES.get(error.family, 4))
+    except KeyboardInterrupt:
+        _complain("interrupted", "what was finished is kept; run the same command again")
+        sys.exit(130)
+    except Exception as error:
+        if os.environ.get("FARM_DEBUG"):
+            raise
+        _complain(
+            f"this is a mistake in the farm: {type(error).__name__}: {error}",
+            "run it again with FARM_DEBUG=1 and report the trace",
+        )
+        sys.exit(4)
+
+
+def _complain(message: str, hint: str) -> None:
+    from farm import console
+
+    console.complain(message, hint)
+
+
+def _show_run(store: Path, run_id: str, *, as_json: bool) -> None:
+    from farm import console, reporting
+    from farm.store.database import open_store
+    from farm.store.reader import find_run
+
+    with open_store(store, create=False) as opened:
+        document = reporting.run_document(opened, find_run(opened, run_id))
+    if as_json:
+        console.print_text(reporting.as_json(document))
+    else:
+        console.show_run(document)
+
+
+def _sizes(shape: list[str]) -> dict[str, int]:
+    from farm.errors import ConfigError
+
+    sizes = {}
+    for entry in shape:
+        name, _, size = entry.partition("=")
+        if not name or not size.isdigit() or int(size) < 1:
+            raise ConfigError(f"cannot read --shape {entry!r}", hint="write for example batch=1")
+        sizes[name] = int(size)
+    return sizes
+
+
+if __name__ == "__main__":
+    main()

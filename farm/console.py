@@ -1,0 +1,234 @@
+"""What people see in a terminal: tables on stdout, progress and complaints on stderr."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from farm.campaign import Progress as Report
+from farm.campaign import Step
+from farm.demo import DemoGate
+from farm.health import Check
+from farm.planning import Plan
+from farm.reporting import Document, format_bounds, format_effect, format_interval, format_value
+from farm.store.reader import StoredJob
+
+STYLES = {
+    "PASS": "bold green",
+    "FAIL": "bold red",
+    "INCONCLUSIVE": "bold yellow",
+    "INVALID": "bold magenta",
+    "COMPLETED": "green",
+}
+
+PIPE_WIDTH = 120
+"""Columns of a table that no terminal limits."""
+
+out = Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
+err = Console(stderr=True, highlight=False)
+
+
+def safe(text: object) -> Text:
+    """Text that people gave: no markup, and nothing that moves the cursor."""
+    shown = "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in str(text))
+    return Text(shown, style=STYLES.get(shown, ""))
+
+
+def table(title: str, *columns: str, right: Iterable[str] = ()) -> Table:
+    """A table with its titles; those named in `right` hold numbers."""
+    made = Table(
+        title=safe(title),
+        title_justify="left",
+        title_style="bold",
+        header_style="bold",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    for column in columns:
+        made.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    return made
+
+
+def add(made: Table, *cells: object) -> None:
+    """A row of text."""
+    made.add_row(*(cell if isinstance(cell, Text) else safe(cell) for cell in cells))
+
+
+@contextmanager
+def progress(title: str) -> Iterator[Report]:
+    """A bar for the time of a `with` block; yields what a campaign reports to."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bars:
+        task = bars.add_task(title, total=None)
+
+        def report(step: Step) -> None:
+            bars.update(
+                task,
+                description=f"{title}  job {step.job}/{step.jobs} on {step.device}",
+                completed=step.done,
+                total=step.total or None,
+            )
+
+        yield report
+
+
+def show_plan(plan: Plan) -> None:
+    """The jobs and what was left out."""
+    made = table(
+        f"Plan: {plan.suite}", "device", "type", "model", "runtime", "accelerator", "measures",
+        "repeats", right=["repeats"],
+    )  # fmt: skip
+    for job in plan.jobs:
+        models = " against ".join(arm.name for arm in reversed(job.arms))
+        measures = ", ".join(job.measures)
+        device = job.device
+        add(made, device.name, device.type, models, job.runtime, job.accelerator, measures,
+            len(list(job.slots())))  # fmt: skip
+    out.print(made)
+    show_skips({"device": s.device, "what": s.what, "reason": s.reason} for s in plan.skips)
+
+
+def show_skips(skips: Iterable[Document]) -> None:
+    """What will not be, or was not, done."""
+    for skip in skips:
+        out.print(safe(f"skipped: {skip['what']} on {skip['device']}: {skip['reason']}"))
+
+
+def show_run(document: Document) -> None:
+    """The measurements of a run."""
+    run = document["run"]
+    made = table(
+        f"Run {run['id']}: {run['suite']}", "device", "model", "metric", "value", "95 % interval",
+        "n", right=["value", "n"],
+    )  # fmt: skip
+    for job in document["jobs"]:
+        device = _marked(job["device"], job["simulated"])
+        for m in job["measurements"]:
+            value, interval = format_value(m["value"], m["unit"]), format_interval(m)
+            add(made, device, job["model"]["name"], m["metric"], value, interval, m["n"])
+        if job["error"]:
+            add(made, device, job["model"]["name"], job["error"]["code"], job["outcome"], "", "")
+    out.print(made)
+    for job in document["jobs"]:
+        if job["error"]:
+            out.print(safe(f"job {job['job']}: {job['error']['message']}"))
+            out.print(safe(f"  {job['error']['hint'] or 'evidence: farm job show'}"), style="dim")
+        for note in job["notes"]:
+            out.print(safe(f"note: {job['device']}: {note}"), style="dim")
+    show_skips(document["skips"])
+
+
+def show_gate(gate: Document) -> None:
+    """The cells of a gate and its verdict."""
+    made = table(
+        f"{gate['candidate']} against {gate['baseline']}", "device type", "metric", "effect",
+        "interval", "margin", "MDE", "n", "verdict", right=["effect", "margin", "MDE", "n"],
+    )  # fmt: skip
+    for cell in gate["cells"]:
+        verdict = safe(cell["verdict"])
+        if not cell["gate"]:
+            verdict = Text(f"{cell['verdict']} (informs)", style="dim")
+        add(
+            made,
+            _marked(cell["device_type"], cell["simulated"]),
+            cell["metric"],
+            format_effect(cell, "effect"),
+            format_bounds(cell),
+            format_effect(cell, "margin"),
+            format_effect(cell, "mde"),
+            cell["n"],
+            verdict,
+        )
+    out.print(made)
+    for cell in gate["cells"]:
+        for reason in cell["reasons"] if cell["gate"] and cell["verdict"] != "PASS" else ():
+            out.print(safe(f"{cell['device_type']}, {cell['metric']}: {reason}"), style="dim")
+    out.print(Text.assemble("verdict: ", safe(gate["verdict"])))
+
+
+def show_expectations(gates: Iterable[DemoGate]) -> None:
+    """What the demo planted and whether the gate caught it."""
+    made = table("Demo", "candidate", "planted", "verdict", "as expected")
+    for gate in gates:
+        planted = gate.planted or "nothing"
+        add(
+            made, gate.candidate, planted, gate.verdict.verdict, "yes" if gate.as_expected else "NO"
+        )
+    out.print(made)
+
+
+def show_jobs(rows: Iterable[Document]) -> None:
+    """Jobs in the store."""
+    made = table("Jobs", "job", "run", "device", "workload", "outcome", "started (UTC)",
+                 right=["job"])  # fmt: skip
+    for row in rows:
+        add(made, row["job_id"], row["run_id"], _marked(row["device"], row["simulated"]),
+            row["workload"], row["outcome"], row["started"])  # fmt: skip
+    out.print(made)
+
+
+def show_job(job: StoredJob) -> None:
+    """One job with its evidence."""
+    made = table(f"Job {job.id}", "", "")
+    lines: dict[str, Any] = {
+        "run": job.run_id,
+        "device": _marked(f"{job.device} ({job.device_type})", job.simulated),
+        "runtime": f"{job.runtime} on {job.accelerator or job.accelerator_asked}",
+        "workload": job.workload,
+        "outcome": job.outcome,
+        "started": job.started,
+        "finished": job.finished,
+        "attempts": job.attempts,
+    }
+    for model in job.models:
+        lines[f"{model.arm} model"] = f"{model.name} (sha256 {model.sha256[:12]})"
+        for m in model.measurements:
+            lines[f"{model.arm} {m.metric}"] = format_value(m.value, m.unit)
+    lines |= {fact.name: fact.value for fact in job.environment}
+    for name, value in lines.items():
+        add(made, name, value)
+    out.print(made)
+    for note in job.notes:
+        out.print(safe(f"note: {note}"))
+    if job.error:
+        out.print(safe(f"{job.error.code}: {job.error.message}"), style="red")
+        for exhibit in job.error.evidence:
+            out.print(safe(f"--- {exhibit.name}\n{exhibit.text.rstrip()}"))
+
+
+def show_check(check: Check) -> None:
+    """One line of the doctor, and what would mend it."""
+    out.print(Text("ok  " if check.ok else "NO  ", style="green" if check.ok else "bold red"),
+              safe(f"{check.name}: {check.detail}"), sep="")  # fmt: skip
+    if check.fix:
+        out.print(safe(f"      {check.fix}"))
+
+
+def complain(message: str, hint: str) -> None:
+    """The two lines of an error: what happened, what to do."""
+    shown = " ".join(message.split())
+    err.print(Text.assemble(("farm: ", "bold red"), safe(shown)), soft_wrap=True)
+    if hint:
+        err.print(safe(f"  {' '.join(hint.split())}"), soft_wrap=True)
+
+
+def print_text(text: str) -> None:
+    """A document for another program."""
+    sys.stdout.write(text + "\n")
+
+
+def _marked(name: str, simulated: bool) -> str:
+    return f"{name} [simulated]" if simulated else name

@@ -1,0 +1,94 @@
+"""The whole farm in a minute: a good and two bad candidates against a baseline, everywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from farm.campaign import PathLike, Progress, gate
+from farm.errors import ConfigError
+from farm.inventory import read_inventory
+from farm.judging import GateVerdict
+from farm.record import Verdict
+from farm.reporting import Document, gate_document
+from farm.suite import read_suite
+
+SUITE = "smoke"
+PLANTED = {
+    "int8_recalibrated": None,
+    "int8_ruined": "accuracy",
+    "int8_slow": "latency",
+}
+"""The candidates, and what is wrong with each: nothing, its calibration, or extra operators."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DemoGate:
+    """One gate of the demo."""
+
+    candidate: str
+    planted: str | None
+    verdict: GateVerdict
+
+    @property
+    def as_expected(self) -> bool:
+        """Whether the gate found what was planted, everywhere, and nothing else that decides."""
+        failed = {
+            cell.rule.metric.family
+            for cell in self.verdict.cells
+            if cell.rule.gate and cell.verdict is Verdict.FAIL
+        }
+        if self.planted is None:
+            return self.verdict.verdict is Verdict.PASS
+        caught = all(
+            cell.verdict is Verdict.FAIL
+            for cell in self.verdict.cells
+            if cell.rule.gate and cell.rule.metric.family == self.planted
+        )
+        return caught and failed == {self.planted}
+
+
+def run_demo(
+    *,
+    inventory: PathLike,
+    store: PathLike,
+    progress: Callable[[str], Progress],
+    show: Callable[[Document], None],
+) -> tuple[DemoGate, ...]:
+    """Gate every candidate; `progress` gives a reporter per candidate, `show` gets each document.
+
+    Raises:
+        ConfigError: the demo's workload is not installed, or the inventory is wrong.
+    """
+    folder = read_suite(SUITE).workload
+    if folder is None:
+        raise ConfigError(f"the suite '{SUITE}' has no workload")
+    gates = []
+    for name, planted in PLANTED.items():
+        verdict = gate(
+            SUITE,
+            candidate=folder / "candidates" / f"{name}.onnx",
+            baseline=folder,
+            inventory=inventory,
+            store=store,
+            progress=progress(name),
+        )
+        gates.append(DemoGate(candidate=name, planted=planted, verdict=verdict))
+        show(gate_document(verdict))
+    return tuple(gates)
+
+
+def demo_document(gates: tuple[DemoGate, ...], inventory: PathLike) -> Document:
+    """The document `farm.demo/1`."""
+    devices = read_inventory(Path(inventory)).devices
+    return {
+        "schema": "farm.demo/1",
+        "gates": [
+            {**gate_document(g.verdict), "candidate": g.candidate, "planted": g.planted,
+             "as_expected": g.as_expected}
+            for g in gates
+        ],
+        "devices": [{"device": d.name, "type": d.type, "address": d.address.scheme}
+                    for d in devices],
+    }  # fmt: skip

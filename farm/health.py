@@ -1,0 +1,93 @@
+"""The state of the lab: what is installed, which devices answer, and what would mend the rest."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import entry_points
+from importlib.util import find_spec
+from pathlib import Path
+
+from farm.errors import FarmError
+from farm.inventory import read_inventory
+from farm.model import Device, DeviceState
+from farm.plugins import find_platform, find_runtime, find_transport
+from farm.protocols import Limits
+from farm.store.database import open_store
+
+EXTRAS = {"onnx": ("onnx", "onnxruntime"), "dashboard": ("streamlit", "altair")}
+"""Modules that each optional part of the installation needs."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """One thing that was looked at.
+
+    Attributes:
+        name: what.
+        ok: whether it is as it should be.
+        detail: what was found.
+        fix: the command or act that would mend it.
+    """
+
+    name: str
+    ok: bool
+    detail: str
+    fix: str = ""
+
+
+def examine(inventory: Path, store: Path) -> Iterator[Check]:
+    """Look at the installation, the store and every active device, one check after the other."""
+    yield Check(name="python", ok=sys.version_info >= (3, 11), detail=sys.version.split()[0])
+    for extra, modules in EXTRAS.items():
+        missing = [module for module in modules if find_spec(module) is None]
+        fix = f"pip install 'verdict-farm[{extra}]'" if missing else ""
+        detail = f"missing: {', '.join(missing)}" if missing else ", ".join(modules)
+        yield Check(name=f"extra {extra}", ok=not missing, detail=detail, fix=fix)
+    yield _checked("store", partial(_store, store))
+    try:
+        devices = read_inventory(inventory).devices
+    except FarmError as error:
+        yield Check(name="inventory", ok=False, detail=str(error), fix=error.hint)
+        return
+    yield Check(name="inventory", ok=True, detail=f"{len(devices)} devices in {inventory}")
+    for device in devices:
+        if device.state is DeviceState.ACTIVE:
+            yield _checked(f"device {device.name}", partial(_device, device))
+        else:
+            yield Check(name=f"device {device.name}", ok=True, detail=f"in {device.state}")
+
+
+def _checked(name: str, look: Callable[[], str]) -> Check:
+    try:
+        return Check(name=name, ok=True, detail=look())
+    except FarmError as error:
+        return Check(name=name, ok=False, detail=error.message, fix=error.hint)
+
+
+def _store(folder: Path) -> str:
+    if not folder.exists():
+        return f"{folder} will be made by the first run"
+    with open_store(folder):
+        return str(folder)
+
+
+def _device(device: Device) -> str:
+    """Reach a device and every runtime that it might have."""
+    transport = find_transport(device.address.scheme)(device)
+    try:
+        platform = find_platform(transport.platform)(transport)
+        facts = {fact.name: fact.value for fact in platform.facts()}
+        found = [facts.get("os", "")]
+        for point in entry_points(group="farm.runtimes"):
+            try:
+                runtime = {f.name: f.value for f in find_runtime(point.name)(transport).facts()}
+                found.append(f"{point.name} with {runtime['accelerators']}")
+            except FarmError as error:
+                found.append(f"{point.name}: {error.message}")
+        found += [finding.message for finding in platform.preflight(Limits())]
+        return "; ".join(filter(None, found))
+    finally:
+        transport.close()

@@ -1,0 +1,85 @@
+"""Reads the inventory: which devices there are and how to reach them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from farm.document import Table, read_document
+from farm.errors import ConfigError, nearest_hint
+from farm.model import Address, Device, DeviceState
+from farm.plugins import find_transport
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inventory:
+    """The devices of a lab, in the order written."""
+
+    path: Path
+    devices: tuple[Device, ...]
+
+    def select(self, names: tuple[str, ...] = (), tags: tuple[str, ...] = ()) -> tuple[Device, ...]:
+        """The devices with one of these names, or all; of them those with every one of these tags.
+
+        Raises:
+            ConfigError: a name is unknown, or nothing is left.
+        """
+        known = [device.name for device in self.devices]
+        for name in names:
+            if name not in known:
+                raise ConfigError(
+                    f"{self.path} has no device '{name}'", hint=nearest_hint(name, known)
+                )
+        found = tuple(
+            device
+            for device in self.devices
+            if (not names or device.name in names) and set(tags) <= set(device.tags)
+        )
+        if not found:
+            raise ConfigError(
+                f"no device of {self.path} has the tags {', '.join(tags)}",
+                hint=nearest_hint(tags[0], {tag for d in self.devices for tag in d.tags}),
+            )
+        return found
+
+
+def read_inventory(path: Path) -> Inventory:
+    """Read an inventory file.
+
+    Raises:
+        ConfigError: with file and line: unknown or duplicate key, duplicate address, unknown
+            transport, missing extra, unset `${env:NAME}`, no device at all.
+    """
+    document = read_document(path, "farm.inventory/1")
+    table = document.table("devices")
+    document.done()
+    devices: list[Device] = []
+    for name, entry in table.tables():
+        device = _read_device(name, entry)
+        twin = next((d for d in devices if d.address == device.address), None)
+        if twin:
+            raise entry.error(f"'{name}' has the address of '{twin.name}'", key="address")
+        devices.append(device)
+    if not devices:
+        raise document.error("the inventory has no devices", key="devices")
+    return Inventory(path=path, devices=tuple(devices))
+
+
+def _read_device(name: str, entry: Table) -> Device:
+    try:
+        address = Address.parse(entry.text("address"))
+        transport = find_transport(address.scheme)
+    except ConfigError as error:
+        raise entry.error(error.message, key="address", hint=error.hint) from error
+    device = Device(
+        name=name,
+        type=entry.text("type"),
+        address=address,
+        tags=entry.texts("tags", default=()),
+        location=entry.text("location", default=""),
+        owner=entry.text("owner", default=""),
+        state=entry.choice("state", DeviceState, default=DeviceState.ACTIVE),
+        host=entry.text("host", default=transport.host or name),
+    )
+    entry.done()
+    return device

@@ -1,0 +1,138 @@
+"""The quantities that the farm measures: name, unit, direction, and how two are compared.
+
+Names are `<family>.<statistic>`. A metric is declared before it is measured; a name that is not
+declared here cannot be gated, stored or drawn.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from farm.errors import ConfigError, nearest_hint
+
+
+class Direction(StrEnum):
+    """Which way is better."""
+
+    LOWER = "lower"
+    HIGHER = "higher"
+
+
+class Method(StrEnum):
+    """How two measurements of a metric are compared; decides the unit of the effect as well."""
+
+    BLOCKS = "blocks"
+    """One positive value per repeat; log ratio over ABBA blocks; effect in percent."""
+    PAIRED_ITEMS = "paired_items"
+    """Right or wrong per item, the same items in both arms; effect in percentage points."""
+    EXACT = "exact"
+    """A number without noise; effect in percent, any change is real."""
+    NONE = "none"
+    """Described, never compared."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metric:
+    """One declared quantity.
+
+    Attributes:
+        name: `<family>.<statistic>`.
+        unit: unit of the value: `ns`, `bytes`, `ratio`, `dB`.
+        direction: which way is better.
+        method: how a gate compares two arms.
+        min_samples: the fewest samples inside one repeat for which the statistic is supported.
+        doc: one sentence for people.
+    """
+
+    name: str
+    unit: str
+    direction: Direction
+    method: Method
+    doc: str
+    min_samples: int = 1
+
+    @property
+    def family(self) -> str:
+        """The part of the name before the dot."""
+        return self.name.partition(".")[0]
+
+
+def _latency(statistic: str, min_samples: int, doc: str) -> Metric:
+    return Metric(
+        name=f"latency.{statistic}",
+        unit="ns",
+        direction=Direction.LOWER,
+        method=Method.BLOCKS if statistic == "p50" else Method.NONE,
+        min_samples=min_samples,
+        doc=doc,
+    )
+
+
+def _drift(statistic: str, unit: str, doc: str) -> Metric:
+    return Metric(
+        name=f"drift.{statistic}",
+        unit=unit,
+        direction=Direction.HIGHER,
+        method=Method.NONE,
+        doc=doc,
+    )
+
+
+# The floors of the tails are the smallest samples that LoadGen's early stopping accepts at 99 %
+# confidence: below them a percentile is a guess, and the farm leaves it out.
+_DECLARED = (
+    _latency("p50", 1, "Median time of one inference in the steady state."),
+    _latency("p90", 64, "Nine of ten inferences are at least this fast."),
+    _latency("p95", 130, "Nineteen of twenty inferences are at least this fast."),
+    _latency("p99", 662, "Ninety-nine of a hundred inferences are at least this fast."),
+    _latency("p99.9", 6636, "All but one in a thousand inferences are at least this fast."),
+    Metric(
+        name="accuracy.top1",
+        unit="ratio",
+        direction=Direction.HIGHER,
+        method=Method.PAIRED_ITEMS,
+        doc="Share of items whose highest output is the labelled class.",
+    ),
+    _drift("top1_agreement", "ratio", "Share of items on which the float reference says the same."),
+    _drift("cosine", "ratio", "Mean cosine between outputs and those of the float reference."),
+    _drift("sqnr", "dB", "Signal of the float reference over the deviation from it."),
+    Metric(
+        name="memory.peak_rss",
+        unit="bytes",
+        direction=Direction.LOWER,
+        method=Method.BLOCKS,
+        doc="Largest resident memory of the process that ran the model, runtime included.",
+    ),
+    Metric(
+        name="size.model_bytes",
+        unit="bytes",
+        direction=Direction.LOWER,
+        method=Method.EXACT,
+        doc="Size of the model file.",
+    ),
+)
+
+METRICS: dict[str, Metric] = {metric.name: metric for metric in _DECLARED}
+"""Every declared metric by name."""
+
+LATENCY_QUANTILES: dict[str, float] = {
+    "latency.p50": 0.5,
+    "latency.p90": 0.9,
+    "latency.p95": 0.95,
+    "latency.p99": 0.99,
+    "latency.p99.9": 0.999,
+}
+"""The share of samples at or below each latency percentile."""
+
+
+def find_metric(name: str) -> Metric:
+    """The metric of that name.
+
+    Raises:
+        ConfigError: no such metric; the hint names the nearest one.
+    """
+    try:
+        return METRICS[name]
+    except KeyError:
+        raise ConfigError(f"unknown metric '{name}'", hint=nearest_hint(name, METRICS)) from None

@@ -1,0 +1,289 @@
+"""The nouns of the farm as frozen data: what is measured, where, with which load.
+
+Nothing here does anything; readers make these from what people write, the planner combines them,
+drivers receive them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from pathlib import Path
+from urllib.parse import parse_qsl, urlsplit
+
+from farm.errors import ConfigError
+
+CHUNK_BYTES = 1 << 20
+
+
+class DeviceState(StrEnum):
+    """What the lab wants of a device."""
+
+    ACTIVE = "active"
+    MAINTENANCE = "maintenance"
+    RETIRED = "retired"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Address:
+    """Where a device is: `scheme://place?option=value`.
+
+    Attributes:
+        scheme: name of the transport.
+        place: host, profile or nothing, in the transport's own terms.
+        options: option names and values, in the order written.
+    """
+
+    scheme: str
+    place: str
+    options: tuple[tuple[str, str], ...] = ()
+
+    @classmethod
+    def parse(cls, text: str) -> Address:
+        """Read an address.
+
+        Raises:
+            ConfigError: it has no scheme or cannot be split.
+        """
+        try:
+            parts = urlsplit(text)
+            options = tuple(
+                parse_qsl(parts.query, keep_blank_values=True, strict_parsing=True)
+                if parts.query
+                else ()
+            )
+        except ValueError as error:
+            raise ConfigError(f"address {text!r} cannot be read: {error}") from error
+        if not parts.scheme:
+            raise ConfigError(
+                f"address {text!r} has no scheme",
+                hint="write for example 'local:' or 'virtual://phone'",
+            )
+        return cls(scheme=parts.scheme, place=parts.netloc or parts.path, options=options)
+
+    def option(self, name: str, default: str = "") -> str:
+        """The last value given for an option."""
+        return dict(self.options).get(name, default)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Device:
+    """One physical or virtual unit as the inventory describes it.
+
+    Attributes:
+        name: unique in the inventory.
+        type: units of one type are interchangeable for a release decision.
+        address: how to reach it.
+        tags: free words to select by.
+        location: where a person finds it.
+        owner: who to ask about it.
+        state: what the lab wants of it.
+        host: what it shares processor time with; jobs on one host never overlap.
+    """
+
+    name: str
+    type: str
+    address: Address
+    tags: tuple[str, ...] = ()
+    location: str = ""
+    owner: str = ""
+    state: DeviceState = DeviceState.ACTIVE
+    host: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Artifact:
+    """A file, identified by its content.
+
+    Attributes:
+        path: where the controller finds it.
+        sha256: hexadecimal digest of its bytes.
+        size_bytes: its length.
+    """
+
+    path: Path
+    sha256: str
+    size_bytes: int
+
+    @classmethod
+    def of(cls, path: Path) -> Artifact:
+        """Hash a file.
+
+        Raises:
+            ConfigError: it is missing or cannot be read.
+        """
+        digest = hashlib.sha256()
+        size = 0
+        try:
+            with path.open("rb") as file:
+                while chunk := file.read(CHUNK_BYTES):
+                    digest.update(chunk)
+                    size += len(chunk)
+        except OSError as error:
+            raise ConfigError(f"cannot read {str(path)!r}: {error.strerror}") from error
+        return cls(path=path, sha256=digest.hexdigest(), size_bytes=size)
+
+    @property
+    def name(self) -> str:
+        """The file's name without its folder; for people only, never part of a command."""
+        return self.path.name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelFile:
+    """One file of a model in one format, `onnx` for example."""
+
+    format: str
+    artifact: Artifact
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """The files, one per format, that stand in for a workload's model."""
+
+    name: str
+    files: tuple[ModelFile, ...]
+
+    def in_format(self, formats: tuple[str, ...]) -> Artifact | None:
+        """The first file in one of these formats."""
+        return next((file.artifact for file in self.files if file.format in formats), None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workload:
+    """A task to run a model on: inputs and, where known, what is right.
+
+    The identity is name and digest of inputs and oracle, never of the model, so that a series goes
+    on when the model changes.
+
+    Attributes:
+        name: for people and series.
+        digest: sha256 over inputs and oracle (or over the recipe of seeded inputs).
+        inputs: an .npz with one array per model input, first axis the items; None for a bare
+            model, whose inputs are then seeded on the device from the declared shapes.
+        labels: an .npy with one integer class per item.
+        reference: an .npz with the float model's outputs, one array per output.
+        metric: the task's metric.
+        model: the workload's own model, the default candidate.
+        dimensions: sizes for free dimensions of a bare model.
+    """
+
+    name: str
+    digest: str
+    inputs: Artifact | None = None
+    labels: Artifact | None = None
+    reference: Artifact | None = None
+    metric: str = ""
+    model: Candidate | None = None
+    dimensions: tuple[tuple[str, int], ...] = ()
+
+
+class Scenario(StrEnum):
+    """How queries arrive, as MLPerf LoadGen defines it."""
+
+    SINGLE_STREAM = "single_stream"
+    MULTI_STREAM = "multi_stream"
+    SERVER = "server"
+    OFFLINE = "offline"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """How a model is exercised inside one repeat.
+
+    Attributes:
+        scenario: how queries arrive.
+        min_duration_s: the timed window lasts at least this long ...
+        min_queries: ... and has at least this many inferences.
+        max_duration_s: it ends here whatever was reached.
+        warmup_s: warm-up goes on until two adjacent windows agree, at most this long.
+        threads: threads of the runtime inside one inference.
+    """
+
+    scenario: Scenario = Scenario.SINGLE_STREAM
+    min_duration_s: float = 1.0
+    min_queries: int = 64
+    max_duration_s: float = 60.0
+    warmup_s: float = 1.0
+    threads: int = 1
+
+    def digest(self) -> str:
+        """Sixteen hexadecimal digits that identify the load in a series."""
+        text = json.dumps(asdict(self), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class Measure(StrEnum):
+    """A family of metrics that a suite asks for."""
+
+    LATENCY = "latency"
+    ACCURACY = "accuracy"
+    MEMORY = "memory"
+
+
+class Arm(StrEnum):
+    """Which side of a comparison."""
+
+    BASELINE = "baseline"
+    CANDIDATE = "candidate"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArmModel:
+    """The model file that one arm runs, and the name that people know it by."""
+
+    arm: Arm
+    name: str
+    artifact: Artifact
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slot:
+    """One repeat to be done: which arm, in which block, at which position of the block."""
+
+    block: int
+    position: int
+    arm: Arm
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """Workload x device x runtime x accelerator x load x arms: the smallest thing that is queued.
+
+    Attributes:
+        measures: the families to measure.
+        arms: one model to run it, or baseline and candidate to compare them.
+        rounds: repeats of a single model, or ABBA blocks of two.
+    """
+
+    workload: Workload
+    device: Device
+    runtime: str
+    accelerator: str
+    load: Load
+    measures: tuple[Measure, ...]
+    arms: tuple[ArmModel, ...]
+    rounds: int
+
+    @property
+    def compares(self) -> bool:
+        """Whether this job compares two models."""
+        return len(self.arms) > 1
+
+    def slots(self) -> Iterator[Slot]:
+        """The repeats in the order they run.
+
+        Two models run as A B B A inside each block: a drift that is linear over the block adds the
+        same to both and cancels.
+        """
+        order = (
+            (Arm.BASELINE, Arm.CANDIDATE, Arm.CANDIDATE, Arm.BASELINE)
+            if self.compares
+            else (self.arms[0].arm,)
+        )
+        for block in range(self.rounds):
+            for position, arm in enumerate(order):
+                yield Slot(block=block, position=position, arm=arm)

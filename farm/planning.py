@@ -1,0 +1,100 @@
+"""Makes a plan: what is to be done where, and what is left out and why. Touches no device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from farm.model import Arm, ArmModel, Candidate, Device, DeviceState, Job, Measure, Workload
+from farm.plugins import find_runtime
+from farm.record import Skip
+from farm.suite import Suite
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Jobs in the order they will run, and everything that was left out."""
+
+    suite: str
+    jobs: tuple[Job, ...]
+    skips: tuple[Skip, ...]
+
+
+def make_plan(
+    suite: Suite,
+    devices: tuple[Device, ...],
+    workload: Workload,
+    models: tuple[tuple[Arm, Candidate], ...],
+    *,
+    rounds: int,
+) -> Plan:
+    """Combine a suite, devices and one model (a run) or two (a gate) into jobs.
+
+    Args:
+        suite: what to measure.
+        devices: where.
+        workload: on which inputs.
+        models: the candidate, or candidate and baseline.
+        rounds: repeats of one model, or ABBA blocks of two.
+    """
+    jobs: list[Job] = []
+    skips: list[Skip] = []
+    for device in devices:
+        if device.state is not DeviceState.ACTIVE:
+            skips.append(Skip(device=device.name, what="device", reason=f"in {device.state}"))
+            continue
+        measures, missing = _measures(suite, workload)
+        skips += [Skip(device=device.name, what=what, reason=reason) for what, reason in missing]
+        for runtime in suite.runtimes if measures else ():
+            for made in _jobs(suite, device, workload, models, runtime, measures, rounds):
+                (jobs if isinstance(made, Job) else skips).append(made)  # type: ignore[arg-type]
+    return Plan(suite=suite.name, jobs=tuple(jobs), skips=tuple(skips))
+
+
+def _measures(
+    suite: Suite, workload: Workload
+) -> tuple[tuple[Measure, ...], tuple[tuple[str, str], ...]]:
+    """What the workload lets the suite measure, and what it does not."""
+    if Measure.ACCURACY not in suite.measures or workload.labels:
+        return suite.measures, ()
+    reason = (
+        "no labels: put a workload.yaml with 'inputs: inputs.npz', 'labels: labels.npy' and "
+        "'metric: accuracy.top1' beside the model"
+    )
+    left = tuple(m for m in suite.measures if m is not Measure.ACCURACY)
+    return left, (("accuracy", reason),)
+
+
+def _jobs(
+    suite: Suite,
+    device: Device,
+    workload: Workload,
+    models: tuple[tuple[Arm, Candidate], ...],
+    runtime: str,
+    measures: tuple[Measure, ...],
+    rounds: int,
+) -> Iterator[Job | Skip]:
+    kind = find_runtime(runtime)
+    if suite.load.scenario not in kind.scenarios:
+        reason = f"{runtime} cannot produce {suite.load.scenario}"
+        yield Skip(device=device.name, what=runtime, reason=reason)
+        return
+    arms: list[ArmModel] = []
+    for arm, candidate in models:
+        artifact = candidate.in_format(kind.formats)
+        if artifact is None:
+            reason = f"'{candidate.name}' has no file in the formats {', '.join(kind.formats)}"
+            yield Skip(device=device.name, what=runtime, reason=reason)
+            return
+        arms.append(ArmModel(arm=arm, name=candidate.name, artifact=artifact))
+    for accelerator in suite.accelerators:
+        yield Job(
+            workload=workload,
+            device=device,
+            runtime=runtime,
+            accelerator=accelerator,
+            load=suite.load,
+            measures=measures,
+            arms=tuple(arms),
+            rounds=rounds,
+        )

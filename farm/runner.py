@@ -1,0 +1,270 @@
+"""Does one job on one device and brings everything home, whatever happens on the way."""
+
+from __future__ import annotations
+
+import os
+import re
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+
+import numpy as np
+import numpy.typing as npt
+
+from farm.analysis import scoring, summary
+from farm.errors import (
+    CommandTimeout,
+    DeviceError,
+    Evidence,
+    FarmBug,
+    FarmError,
+    InfraError,
+    LeaseError,
+    RuntimeCrashed,
+    WorkloadError,
+)
+from farm.metrics import LATENCY_QUANTILES, METRICS
+from farm.model import Arm, ArmModel, Artifact, Job, Measure, Slot
+from farm.plugins import find_runtime
+from farm.protocols import Deployment, Limits, Runtime
+from farm.record import (
+    ArmSummary,
+    ErrorRecord,
+    Fact,
+    JobResult,
+    Measured,
+    Measurement,
+    Outcome,
+    Reading,
+    Repeat,
+)
+from farm.session import Session, open_session
+
+RETRIES: dict[type[FarmError], int] = {InfraError: 2, DeviceError: 2, RuntimeCrashed: 1}
+"""How often a job is taken up again, by family; only transient kinds are.
+
+A crash is no transient error, but once is not proof: the kernel may have killed the wrong process.
+"""
+
+EVIDENCE_LIMIT = 16 << 10
+_SECRET_NAMES = re.compile(r"(TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|CREDENTIAL)", re.IGNORECASE)
+
+RepeatDone = Callable[[int, int], None]
+"""Called after each repeat with how many are done and how many there are."""
+
+
+@dataclass(slots=True)
+class _Harvest:
+    """What a job has brought home so far; whole blocks survive a broken session."""
+
+    job: Job
+    started: datetime
+    attempts: int = 0
+    simulated: bool = False
+    accelerator: str = ""
+    environment: tuple[Fact, ...] = ()
+    notes: tuple[str, ...] = ()
+    repeats: list[Repeat] = field(default_factory=list)
+    correct: dict[Arm, npt.NDArray[np.bool_]] = field(default_factory=dict)
+    drift: dict[Arm, tuple[Measurement, ...]] = field(default_factory=dict)
+    ran: set[Arm] = field(default_factory=set)
+    at_work: Arm | None = None
+
+    def drop_torn_block(self) -> None:
+        """A block counts whole or not at all."""
+        size = 4 if self.job.compares else 1
+        del self.repeats[len(self.repeats) // size * size :]
+
+
+def run_job(
+    job: Job,
+    *,
+    limits: Limits,
+    before_repeat: Callable[[], None] = lambda: None,
+    repeat_done: RepeatDone = lambda done, total: None,
+) -> JobResult:
+    """Do a job; an error that is not the farm's own bookkeeping becomes part of the result.
+
+    Args:
+        job: what to do.
+        limits: what the device must satisfy.
+        before_repeat: called before each repeat; the lease is renewed there.
+        repeat_done: called after each repeat.
+
+    Raises:
+        LeaseError: the device is no longer ours; nothing may be kept.
+    """
+    harvest = _Harvest(job=job, started=datetime.now(UTC))
+    while True:
+        harvest.attempts += 1
+        try:
+            with open_session(job.device, limits) as session:
+                _measure(session, harvest, before_repeat, repeat_done)
+            return _result(harvest, Outcome.COMPLETED, None)
+        except LeaseError:
+            raise
+        except FarmError as error:
+            if harvest.attempts > _retries(error):
+                outcome = Outcome.TIMEOUT if isinstance(error, CommandTimeout) else Outcome.ERROR
+                return _result(harvest, outcome, _kept(error, harvest))
+            harvest.drop_torn_block()
+            harvest.notes += (f"taken up again after {error.code}: {error.message}",)
+        except Exception as error:
+            bug = FarmBug(
+                f"{type(error).__name__}: {error}",
+                device=job.device.name,
+                hint="this is a mistake in the farm; its trace is kept with the job",
+                evidence=[Evidence(name="traceback", text=traceback.format_exc())],
+            )
+            return _result(harvest, Outcome.ERROR, _kept(bug, harvest))
+
+
+def _retries(error: FarmError) -> int:
+    if not (error.transient or isinstance(error, RuntimeCrashed)):
+        return 0
+    return next((times for kind, times in RETRIES.items() if isinstance(error, kind)), 0)
+
+
+def _measure(
+    session: Session,
+    harvest: _Harvest,
+    before_repeat: Callable[[], None],
+    repeat_done: RepeatDone,
+) -> None:
+    """Everything that a job asks for, from where an earlier session left off."""
+    job = harvest.job
+    runtime = find_runtime(job.runtime)(session.transport)
+    harvest.simulated = session.transport.simulated
+    harvest.environment = (*session.environment, *runtime.facts())
+    harvest.notes += session.notes
+    harvest.ran.clear()
+    deployed = {arm.arm: _deploy(runtime, harvest, arm) for arm in job.arms}
+    try:
+        if Measure.ACCURACY in job.measures:
+            for arm, deployment in deployed.items():
+                if arm not in harvest.correct:
+                    _infer(harvest, arm, deployment)
+        if {Measure.LATENCY, Measure.MEMORY} & set(job.measures):
+            slots = list(job.slots())
+            for index, slot in enumerate(slots[len(harvest.repeats) :], len(harvest.repeats)):
+                before_repeat()
+                harvest.repeats.append(_repeat(session, harvest, slot, deployed[slot.arm]))
+                repeat_done(index + 1, len(slots))
+    finally:
+        for deployment in deployed.values():
+            deployment.remove()
+
+
+def _deploy(runtime: Runtime, harvest: _Harvest, arm: ArmModel) -> Deployment:
+    harvest.at_work = arm.arm
+    job = harvest.job
+    return runtime.deploy(arm.artifact, job.workload, accelerator=job.accelerator)
+
+
+def _infer(harvest: _Harvest, arm: Arm, deployment: Deployment) -> None:
+    harvest.at_work = arm
+    workload = harvest.job.workload
+    outputs = deployment.infer()
+    assert workload.labels is not None
+    harvest.correct[arm] = scoring.correct_top1(outputs, np.load(workload.labels.path))
+    if workload.reference:
+        harvest.drift[arm] = scoring.drift(outputs, _first_array(workload.reference))
+    harvest.ran.add(arm)
+
+
+def _first_array(artifact: Artifact) -> npt.NDArray[np.generic]:
+    with np.load(artifact.path, allow_pickle=False) as arrays:
+        first: npt.NDArray[np.generic] = arrays[arrays.files[0]]
+        return first
+
+
+def _repeat(session: Session, harvest: _Harvest, slot: Slot, deployment: Deployment) -> Repeat:
+    harvest.at_work = slot.arm
+    started = datetime.now(UTC)
+    before = session.platform.sample()
+    measured = deployment.measure(harvest.job.load)
+    after = session.platform.sample()
+    harvest.accelerator = measured.accelerator
+    harvest.ran.add(slot.arm)
+    return Repeat(
+        arm=slot.arm,
+        block=slot.block,
+        position=slot.position,
+        started=started,
+        conditions=_conditions(after),
+        measurements=_statistics(measured, harvest.job),
+        traces=measured.traces,
+        readings=before + after,
+        facts=measured.facts,
+    )
+
+
+def _conditions(after: tuple[Reading, ...]) -> tuple[str, ...]:
+    """What was wrong with a repeat. What the device does not tell is unknown, not wrong."""
+    throttled = any(reading.name == "throttled" and reading.value for reading in after)
+    return ("throttled",) if throttled else ()
+
+
+def _statistics(measured: Measured, job: Job) -> tuple[Measurement, ...]:
+    """The statistics of one repeat that the job asked for."""
+    wanted = {str(measure) for measure in job.measures}
+    found = list(measured.scalars)
+    for trace in measured.traces:
+        if trace.name == "latency":
+            found += summary.latency_statistics(trace.values)
+    return tuple(m for m in found if METRICS[m.metric].family in wanted)
+
+
+def _result(harvest: _Harvest, outcome: Outcome, error: ErrorRecord | None) -> JobResult:
+    return JobResult(
+        job=harvest.job,
+        outcome=outcome,
+        started=harvest.started,
+        finished=datetime.now(UTC),
+        attempts=harvest.attempts,
+        accelerator=harvest.accelerator,
+        simulated=harvest.simulated,
+        environment=harvest.environment,
+        repeats=tuple(harvest.repeats),
+        arms=tuple(_summarise(harvest, arm) for arm in harvest.job.arms),
+        notes=tuple(dict.fromkeys(harvest.notes)),
+        error=error,
+    )
+
+
+def _summarise(harvest: _Harvest, arm: ArmModel) -> ArmSummary:
+    """One model over the whole job: n counts repeats, or items."""
+    found: list[Measurement] = []
+    correct = harvest.correct.get(arm.arm, np.empty(0, np.bool_))
+    if len(correct):
+        found.append(summary.share_correct(harvest.job.workload.metric, correct))
+    found += harvest.drift.get(arm.arm, ())
+    mine = [repeat for repeat in harvest.repeats if repeat.arm is arm.arm]
+    for metric in (*LATENCY_QUANTILES, "memory.peak_rss"):
+        values = [value for repeat in mine if (value := repeat.value(metric)) is not None]
+        if values and len(values) == len(mine):
+            found.append(summary.over_repeats(metric, np.array(values)))
+    if Measure.MEMORY in harvest.job.measures:
+        size = float(arm.artifact.size_bytes)
+        found.append(Measurement(metric="size.model_bytes", unit="bytes", value=size))
+    return ArmSummary(arm=arm.arm, measurements=tuple(found), correct=correct)
+
+
+def _kept(error: FarmError, harvest: _Harvest) -> ErrorRecord:
+    """An error as it goes into the store: bounded, and without secrets."""
+    at_fault = harvest.at_work if isinstance(error, WorkloadError) else None
+    record = ErrorRecord.of(error, arm=at_fault, other_arm_ran=bool(harvest.ran - {at_fault}))
+    evidence = tuple(
+        Evidence(name=exhibit.name, text=_masked(exhibit.text[-EVIDENCE_LIMIT:]))
+        for exhibit in error.evidence
+    )
+    return replace(record, message=_masked(record.message), evidence=evidence)
+
+
+def _masked(text: str) -> str:
+    """A text without the values of environment variables whose names speak of secrets."""
+    for name, value in os.environ.items():
+        if len(value) >= 6 and _SECRET_NAMES.search(name):
+            text = text.replace(value, f"<{name}>")
+    return text

@@ -1,0 +1,136 @@
+"""The tables. Times are ISO 8601 text in UTC: they sort, and read the same in every database."""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    JSON,
+    Boolean,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+metadata = MetaData()
+
+run = Table(
+    "run",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("kind", String, nullable=False),
+    Column("suite", String, nullable=False),
+    Column("started", String, nullable=False),
+    Column("finished", String),
+    Column("commit", String, nullable=False),
+    Column("parent", String, nullable=False),
+    Column("branch", String, nullable=False),
+    Column("purpose", String, nullable=False),
+    Column("planned", Integer, nullable=False),
+    Column("skips", JSON, nullable=False),
+    Column("command", Text, nullable=False),
+    Column("farm_version", String, nullable=False),
+    Index("run_by_start", "started"),
+)
+
+job = Table(
+    "job",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("run_id", ForeignKey("run.id"), nullable=False),
+    Column("ordinal", Integer, nullable=False),
+    Column("device", String, nullable=False),
+    Column("device_type", String, nullable=False),
+    Column("runtime", String, nullable=False),
+    Column("accelerator_asked", String, nullable=False),
+    Column("accelerator", String, nullable=False),
+    Column("workload", String, nullable=False),
+    Column("workload_digest", String, nullable=False),
+    Column("scenario", String, nullable=False),
+    Column("load", JSON, nullable=False),
+    Column("load_digest", String, nullable=False),
+    Column("time_basis", String, nullable=False),
+    Column("simulated", Boolean, nullable=False),
+    Column("outcome", String, nullable=False),
+    Column("started", String, nullable=False),
+    Column("finished", String, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("lease_token", Integer, nullable=False),
+    Column("environment", JSON, nullable=False),
+    Column("notes", JSON, nullable=False),
+    Column("error", JSON),
+    Column("trace_sha256", String, nullable=False),
+    UniqueConstraint("run_id", "ordinal", name="job_once_per_run"),
+    Index("job_by_device", "device", "started"),
+)
+
+model = Table(
+    "model",
+    metadata,
+    Column("job_id", ForeignKey("job.id"), primary_key=True),
+    Column("arm", String, primary_key=True),
+    Column("name", String, nullable=False),
+    Column("sha256", String, nullable=False),
+    Column("size_bytes", Integer, nullable=False),
+)
+
+repeat = Table(
+    "repeat",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("job_id", ForeignKey("job.id"), nullable=False),
+    Column("arm", String, nullable=False),
+    Column("block", Integer, nullable=False),
+    Column("position", Integer, nullable=False),
+    Column("started", String, nullable=False),
+    Column("conditions", JSON, nullable=False),
+    Column("readings", JSON, nullable=False),
+    Column("facts", JSON, nullable=False),
+    Index("repeat_by_job", "job_id"),
+)
+
+measurement = Table(
+    "measurement",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("job_id", ForeignKey("job.id"), nullable=False),
+    Column("repeat_id", ForeignKey("repeat.id")),  # null: over the whole job
+    Column("arm", String, nullable=False),
+    Column("metric", String, nullable=False),
+    Column("unit", String, nullable=False),
+    Column("value", Float, nullable=False),
+    Column("lo", Float),
+    Column("hi", Float),
+    Column("n", Integer, nullable=False),
+    Index("measurement_by_job", "job_id", "metric"),
+)
+
+verdict = Table(
+    "verdict",
+    metadata,
+    Column("run_id", ForeignKey("run.id"), primary_key=True),
+    Column("verdict", String, nullable=False),
+    Column("policy_sha256", String, nullable=False),
+    Column("policy", Text, nullable=False),
+    Column("document", Text, nullable=False),
+    Column("judged", String, nullable=False),
+)
+
+lease = Table(
+    "lease",
+    metadata,
+    Column("device", String, primary_key=True),
+    Column("host", String, nullable=False),  # what the device shares processor time with
+    Column("token", Integer, nullable=False),
+    Column("holder", String),  # null: free
+    Column("until", Float, nullable=False),  # Unix seconds
+    Column("node", String, nullable=False),  # the holder's machine
+    Column("boot_id", String, nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("process_start", String, nullable=False),
+)

@@ -1,0 +1,191 @@
+"""Reads workload folders, and resolves what a person calls a model into files and a workload."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from farm.document import Table, read_document
+from farm.errors import ConfigError, nearest_hint
+from farm.metrics import find_metric
+from farm.model import Artifact, Candidate, ModelFile, Workload
+
+FORMATS = {".onnx": "onnx"}
+"""Model format by file name ending."""
+
+FILE_NAME = "workload.yaml"
+
+
+def read_workload(path: Path) -> Workload:
+    """Read a workload folder, or the `workload.yaml` in it.
+
+    Raises:
+        ConfigError: with file and line: unknown key, unknown metric, a file that is missing,
+            damaged, or whose items do not match the others'.
+    """
+    path = path / FILE_NAME if path.is_dir() else path
+    document = read_document(path, "farm.workload/1")
+    name = document.text("name")
+    inputs = _artifact(document, "inputs")
+    labels = _artifact(document, "labels", optional=True)
+    reference = _artifact(document, "reference", optional=True)
+    metric = _metric(document) if labels else ""
+    document.text("description", default="")
+    _artifact(document, "calibration", optional=True)
+    model = _read_models(document, name)
+    document.done()
+    assert inputs is not None
+    _check_items(document, inputs, labels, reference)
+    oracle = [a.sha256 for a in (inputs, labels, reference) if a]
+    return Workload(
+        name=name,
+        digest=_digest([name, metric, *oracle]),
+        inputs=inputs,
+        labels=labels,
+        reference=reference,
+        metric=metric,
+        model=model,
+    )
+
+
+def bare_workload(dimensions: tuple[tuple[str, int], ...] = ()) -> Workload:
+    """The workload of a model that came alone: inputs seeded from its declared shapes."""
+    return Workload(
+        name="seeded-inputs",
+        digest=_digest(["seeded", 1, *sorted(dimensions)]),
+        dimensions=dimensions,
+    )
+
+
+def resolve_workload(
+    models: tuple[Path, ...],
+    *,
+    explicit: Path | None,
+    suite: Path | None,
+    dimensions: tuple[tuple[str, int], ...] = (),
+) -> Workload:
+    """The one workload for these models.
+
+    The folder that was named explicitly wins, then the one that holds a model, then the suite's;
+    with none of them the models run on seeded inputs.
+
+    Raises:
+        ConfigError: two models lie in different workloads, or the workload cannot be read.
+    """
+    if explicit:
+        return read_workload(explicit)
+    homes = {home for model in models if (home := _home(model))}
+    if len(homes) > 1:
+        first, second = sorted(homes)[:2]
+        raise ConfigError(
+            f"the models belong to two workloads: {first} and {second}",
+            hint="name the one to use with --workload",
+        )
+    if homes:
+        return read_workload(homes.pop())
+    return read_workload(suite) if suite else bare_workload(dimensions)
+
+
+def resolve_candidate(model: Path) -> Candidate:
+    """The files behind a model's path: one file, or a folder with a workload or with models.
+
+    Raises:
+        ConfigError: nothing is there, or its format is unknown.
+    """
+    if model.is_dir():
+        if (model / FILE_NAME).is_file():
+            workload = read_workload(model)
+            if workload.model is None:
+                raise ConfigError(f"{model / FILE_NAME} names no model")
+            return workload.model
+        files = sorted(path for path in model.iterdir() if path.suffix in FORMATS)
+        formats = [FORMATS[path.suffix] for path in files]
+        if not files or len(set(formats)) < len(formats):
+            raise ConfigError(
+                f"{str(model)!r} has {len(files) or 'no'} model files", hint="name one of them"
+            )
+        return Candidate(name=model.name, files=tuple(_model_file(path) for path in files))
+    if not model.exists():
+        near = [str(path) for path in model.parent.glob("*") if path.suffix in FORMATS]
+        raise ConfigError(
+            f"there is no model at {str(model)!r}", hint=nearest_hint(str(model), near)
+        )
+    return Candidate(name=model.stem, files=(_model_file(model),))
+
+
+def _home(model: Path) -> Path | None:
+    folder = model if model.is_dir() else model.parent
+    return folder.resolve() if (folder / FILE_NAME).is_file() else None
+
+
+def _model_file(path: Path) -> ModelFile:
+    if path.suffix not in FORMATS:
+        raise ConfigError(
+            f"{path.name!r} is of no known model format",
+            hint=f"known: {', '.join(sorted(FORMATS))}",
+        )
+    return ModelFile(format=FORMATS[path.suffix], artifact=Artifact.of(path))
+
+
+def _metric(document: Table) -> str:
+    name = document.text("metric")
+    try:
+        return find_metric(name).name
+    except ConfigError as error:
+        raise document.error(error.message, key="metric", hint=error.hint) from error
+
+
+def _artifact(document: Table, key: str, *, optional: bool = False) -> Artifact | None:
+    name = document.text(key, default="" if optional else None)
+    if not name:
+        return None
+    try:
+        return Artifact.of(document.path.parent / name)
+    except ConfigError as error:
+        raise document.error(error.message, key=key) from error
+
+
+def _read_models(document: Table, name: str) -> Candidate | None:
+    table = document.table("models")
+    files = []
+    for format_name in table.keys():  # noqa: SIM118 - a Table is no dict
+        if format_name not in FORMATS.values():
+            raise table.error(
+                f"unknown model format '{format_name}'",
+                key=format_name,
+                hint=nearest_hint(format_name, FORMATS.values()),
+            )
+        artifact = _artifact(table, format_name)
+        assert artifact is not None
+        files.append(ModelFile(format=format_name, artifact=artifact))
+    return Candidate(name=name, files=tuple(files)) if files else None
+
+
+def _check_items(document: Table, inputs: Artifact, *oracle: Artifact | None) -> None:
+    """Refuse files whose numbers of items differ: every later figure would compare wrong pairs."""
+    counts = {"inputs": _items(document, "inputs", inputs)}
+    for key, artifact in zip(("labels", "reference"), oracle, strict=True):
+        if artifact:
+            counts[key] = _items(document, key, artifact)
+            if counts[key] != counts["inputs"]:
+                raise document.error(f"{counts['inputs']} inputs but {counts[key]} {key}", key=key)
+
+
+def _items(document: Table, key: str, artifact: Artifact) -> int:
+    try:
+        loaded = np.load(artifact.path, allow_pickle=False)
+        arrays = dict(loaded) if isinstance(loaded, np.lib.npyio.NpzFile) else {key: loaded}
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise document.error(f"{artifact.name!r} is no numpy file: {error}", key=key) from error
+    counts = {len(array) if array.ndim else 0 for array in arrays.values()}
+    if len(counts) != 1 or 0 in counts:
+        raise document.error(f"the arrays of {artifact.name!r} have no common items", key=key)
+    return counts.pop()
+
+
+def _digest(parts: list[object]) -> str:
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
