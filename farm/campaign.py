@@ -175,6 +175,7 @@ def gate(
     where = Where(inventory=inventory, store=store, devices=devices, tags=tags, wait_s=wait_s)
     chosen = read_suite(suite)
     rules = read_policy(Path(policy) if policy else chosen.policy_path)
+    _check_policy(rules, chosen)
     arms = ((Arm.BASELINE, Path(baseline)), (Arm.CANDIDATE, Path(candidate)))
     made = _make(chosen, arms, workload, shape, where, rounds=rules.blocks)
     command = _command(
@@ -185,12 +186,25 @@ def gate(
         summary = _execute(opened, made, "gate", command, where.wait_s, progress)
         verdict = replace(
             judge(rules, compare(summary.results, rules)),
+            skips=made.skips,
             run_id=summary.run_id,
             candidate=resolve_candidate(Path(candidate)).name,
             baseline=resolve_candidate(Path(baseline)).name,
         )
         _keep_verdict(opened, verdict, rules)
     return verdict
+
+
+def _check_policy(policy: Policy, suite: Suite) -> None:
+    """Refuse a policy that decides by what the suite never measures, before anything runs."""
+    measured = {str(measure) for measure in suite.measures} | {"size"}
+    for rule in policy.rules:
+        if rule.gate and rule.metric.family not in measured:
+            raise ConfigError(
+                f"{policy.path} decides by {rule.metric.name}, which the suite '{suite.name}' "
+                "does not measure",
+                hint="add it to 'measure' in the suite, or choose another policy with --policy",
+            )
 
 
 def _plan_run(

@@ -51,14 +51,20 @@ def table(title: str, *columns: str, right: Iterable[str] = ()) -> Table:
         header_style="bold",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
+        padding=(0, 1),
     )
     for column in columns:
-        made.add_column(column, justify="right" if column in right else "left", overflow="fold")
+        made.add_column(
+            column,
+            justify="right" if column in right else "left",
+            overflow="fold",
+            no_wrap=column == "metric",
+        )
     return made
 
 
 def add(made: Table, *cells: object) -> None:
-    """A row of text."""
+    """A row of text; missing cells at the end stay empty."""
     made.add_row(*(cell if isinstance(cell, Text) else safe(cell) for cell in cells))
 
 
@@ -108,54 +114,66 @@ def show_skips(skips: Iterable[Document]) -> None:
 
 
 def show_run(document: Document) -> None:
-    """The measurements of a run."""
+    """The measurements of a run, device by device."""
     run = document["run"]
     made = table(
-        f"Run {run['id']}: {run['suite']}", "device", "model", "metric", "value", "95 % interval",
-        "n", right=["value", "n"],
+        f"Run {run['id']}: {run['suite']}", "metric", "value", "95 % interval", "n",
+        right=["value", "n"],
     )  # fmt: skip
     for job in document["jobs"]:
-        device = _marked(job["device"], job["simulated"])
+        made.add_section()
+        title = f"{_marked(job['device'], job['simulated'])}: {job['model']['name']}"
+        add(made, Text.assemble((safe(title).plain, "bold")))
         for m in job["measurements"]:
             value, interval = format_value(m["value"], m["unit"]), format_interval(m)
-            add(made, device, job["model"]["name"], m["metric"], value, interval, m["n"])
+            add(made, f"  {m['metric']}", value, interval, m["n"])
         if job["error"]:
-            add(made, device, job["model"]["name"], job["error"]["code"], job["outcome"], "", "")
+            add(made, Text(f"  {job['outcome']}", style="bold red"), "", job["error"]["code"])
     out.print(made)
-    for job in document["jobs"]:
-        if job["error"]:
-            out.print(safe(f"job {job['job']}: {job['error']['message']}"))
-            out.print(safe(f"  {job['error']['hint'] or 'evidence: farm job show'}"), style="dim")
-        for note in job["notes"]:
-            out.print(safe(f"note: {job['device']}: {note}"), style="dim")
+    _show_job_lines(document["jobs"])
     show_skips(document["skips"])
 
 
+def _show_job_lines(jobs: Iterable[Document]) -> None:
+    for job in jobs:
+        if job["error"]:
+            out.print(safe(f"job {job['job']}: {job['error']['message']}"))
+            hint = job["error"]["hint"] or f"its evidence: farm job show {job['job']}"
+            out.print(safe(f"  {hint}"), style="dim")
+        for note in job["notes"]:
+            out.print(safe(f"note: {job['device']}: {note}"), style="dim")
+
+
 def show_gate(gate: Document) -> None:
-    """The cells of a gate and its verdict."""
+    """The cells of a gate, device type by device type, and its verdict."""
     made = table(
-        f"{gate['candidate']} against {gate['baseline']}", "device type", "metric", "effect",
-        "interval", "margin", "MDE", "n", "verdict", right=["effect", "margin", "MDE", "n"],
+        f"{gate['candidate']} against {gate['baseline']}", "metric", "effect", "interval", "margin",
+        "MDE", "n", "verdict", right=["effect", "margin", "MDE", "n"],
     )  # fmt: skip
+    shown = None
     for cell in gate["cells"]:
+        group = (cell["device_type"], cell["runtime"], cell["accelerator"])
+        if group != shown:
+            made.add_section()
+            add(made, Text(_marked(cell["device_type"], cell["simulated"]), style="bold"))
+            shown = group
+        word = "" if cell["gate"] else " (informs)"
         verdict = safe(cell["verdict"])
-        if not cell["gate"]:
-            verdict = Text(f"{cell['verdict']} (informs)", style="dim")
         add(
             made,
-            _marked(cell["device_type"], cell["simulated"]),
-            cell["metric"],
+            f"  {cell['metric']}",
             format_effect(cell, "effect"),
             format_bounds(cell),
             format_effect(cell, "margin"),
             format_effect(cell, "mde"),
             cell["n"],
-            verdict,
+            Text.assemble(Text(verdict.plain, style="dim"), word) if word else verdict,
         )
     out.print(made)
     for cell in gate["cells"]:
         for reason in cell["reasons"] if cell["gate"] and cell["verdict"] != "PASS" else ():
             out.print(safe(f"{cell['device_type']}, {cell['metric']}: {reason}"), style="dim")
+    show_skips(gate["skips"])
     out.print(Text.assemble("verdict: ", safe(gate["verdict"])))
 
 

@@ -6,6 +6,7 @@ error: a misspelt margin must not silently become no margin.
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 from collections.abc import Iterable
@@ -18,6 +19,7 @@ import yaml
 from farm.errors import ConfigError, nearest_hint
 
 MAX_BYTES = 1 << 20
+MAX_NUMBER = 1e15
 _ENV = re.compile(r"\$\{env:([A-Za-z_][A-Za-z0-9_]*)\}")
 
 Choice = TypeVar("Choice", bound=StrEnum)
@@ -60,8 +62,11 @@ class Table:
         return value
 
     def number(self, key: str, default: float | None = None) -> float:
-        """A number."""
-        return float(self._take(key, (int, float), "a number", default))
+        """A finite number."""
+        value = self._take(key, (int, float), "a number", default)
+        if not -MAX_NUMBER <= value <= MAX_NUMBER:  # refuses NaN as well
+            raise self.error(f"'{key}' is out of range", key=key)
+        return float(value)
 
     def flag(self, key: str, default: bool | None = None) -> bool:
         """True or false."""
@@ -83,7 +88,12 @@ class Table:
             return default or ()
         if not isinstance(node, yaml.SequenceNode):
             raise self.error(f"'{key}' must be a list", node=node)
-        return tuple(self._scalar(item, str, "a word") for item in node.value)
+        words: list[str] = []
+        for item in node.value:
+            words.append(self._scalar(item, str, "a word"))
+            if words[-1] in words[:-1]:
+                raise self.error(f"'{words[-1]}' stands twice in '{key}'", node=item)
+        return tuple(words)
 
     def table(self, key: str) -> Table:
         """A mapping inside this one; an absent one reads as empty, and lacks what it must have."""
@@ -113,9 +123,13 @@ class Table:
         self._asked.add(key)
         if key in self._entries:
             return self._entries[key][1]
-        if required:
-            raise self.error(f"'{key}' is missing")
-        return None
+        if not required:
+            return None
+        close = difflib.get_close_matches(key, set(self._entries) - self._asked, n=1)
+        if close:  # a misspelt key is more likely than a forgotten one
+            hint = f"did you mean '{key}'?"
+            raise self.error(f"unknown key '{close[0]}'", key=close[0], hint=hint)
+        raise self.error(f"'{key}' is missing")
 
     def _take(self, key: str, kind: Any, name: str, default: Any) -> Any:
         node = self._node_of(key, required=default is None)
@@ -149,7 +163,7 @@ def _construct(node: yaml.ScalarNode) -> Any:
     loader = yaml.SafeLoader("")
     try:
         return loader.construct_object(node)
-    except (ValueError, yaml.YAMLError):
+    except Exception:  # a tag that does not fit, such as !!bool x, makes PyYAML raise anything
         return None
     finally:
         loader.dispose()
@@ -179,7 +193,7 @@ def _read_text(path: Path) -> str:
     except OSError as error:
         raise ConfigError(f"cannot read {str(path)!r}: {error.strerror}") from error
     if len(data) > MAX_BYTES:
-        raise ConfigError(f"{path}: {len(data)} bytes is too long for a document like this")
+        raise ConfigError(f"{path}:1: {len(data)} bytes is too long for a document like this")
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -196,8 +210,14 @@ def _compose(path: Path, text: str) -> yaml.MappingNode:
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise ConfigError(f"{path}:{line}: {error.problem or 'not YAML'}") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: {str(error).splitlines()[0]}") from error
+    except yaml.reader.ReaderError as error:
+        line = text[: error.position].count("\n") + 1
+        character = ord(text[error.position])
+        raise ConfigError(
+            f"{path}:{line}: the control character #x{character:04x} cannot stand here"
+        ) from error
+    except RecursionError as error:
+        raise ConfigError(f"{path}:1: nested too deeply") from error
     if node is None:
         raise ConfigError(f"{path}:1: the file is empty")
     if not isinstance(node, yaml.MappingNode):

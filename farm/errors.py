@@ -32,7 +32,7 @@ class Evidence:
 
 
 class FarmError(Exception):
-    """The root of every error that the farm raises on purpose.
+    """The root of every error that the farm raises on purpose; message and hint are one line each.
 
     Args:
         message: what happened, one line, naming the thing that it happened to.
@@ -53,14 +53,19 @@ class FarmError(Exception):
         hint: str = "",
         evidence: Iterable[Evidence] = (),
     ) -> None:
-        super().__init__(message)
-        self.message = message
+        self.message = one_line(message)
+        super().__init__(self.message)
         self.device = device
-        self.hint = hint
+        self.hint = one_line(hint)
         self.evidence = tuple(evidence)
 
     def __str__(self) -> str:
         return f"{self.device}: {self.message}" if self.device else self.message
+
+
+def one_line(text: str) -> str:
+    """A text without anything that breaks a line or moves a cursor, whoever wrote its words."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 class ConfigError(FarmError):

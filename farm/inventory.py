@@ -36,11 +36,21 @@ class Inventory:
             if (not names or device.name in names) and set(tags) <= set(device.tags)
         )
         if not found:
-            raise ConfigError(
-                f"no device of {self.path} has the tags {', '.join(tags)}",
-                hint=nearest_hint(tags[0], {tag for d in self.devices for tag in d.tags}),
-            )
+            raise self._nothing_selected(names, tags)
         return found
+
+    def _nothing_selected(self, names: tuple[str, ...], tags: tuple[str, ...]) -> ConfigError:
+        known = {tag for device in self.devices for tag in device.tags}
+        unknown = next((tag for tag in tags if tag not in known), None)
+        if unknown is not None:
+            return ConfigError(
+                f"{self.path} has no tag '{unknown}'", hint=nearest_hint(unknown, known)
+            )
+        chosen = f"of {', '.join(names)} " if names else ""
+        return ConfigError(
+            f"no device {chosen}in {self.path} has every tag of {', '.join(tags)}",
+            hint="'farm plan' without --tag shows what there is",
+        )
 
 
 def read_inventory(path: Path) -> Inventory:
@@ -66,8 +76,9 @@ def read_inventory(path: Path) -> Inventory:
 
 
 def _read_device(name: str, entry: Table) -> Device:
+    text = entry.text("address")
     try:
-        address = Address.parse(entry.text("address"))
+        address = Address.parse(text)
         transport = find_transport(address.scheme)
     except ConfigError as error:
         raise entry.error(error.message, key="address", hint=error.hint) from error

@@ -25,10 +25,13 @@ from farm.analysis.compare import (
 from farm.metrics import Direction, Method
 from farm.model import Arm
 from farm.policy import MIN_BLOCKS, Policy, Rule
-from farm.record import ErrorRecord, JobResult, Repeat, Verdict
+from farm.record import ErrorRecord, JobResult, Repeat, Skip, Verdict
 
 EXIT_CODES = {Verdict.PASS: 0, Verdict.FAIL: 1, Verdict.INCONCLUSIVE: 3, Verdict.INVALID: 4}
 """Exit code of a gate by its verdict."""
+
+SICKENING = frozenset({"throttled"})
+"""Conditions that make a repeat unusable; others, such as `disturbed`, only add noise."""
 
 GUILT_ALPHA = 0.05
 """How unlikely it must be that a condition hit only the candidate's repeats by chance."""
@@ -74,14 +77,18 @@ class GateVerdict:
     """The answer of a gate.
 
     Attributes:
-        run_id: the run that measured, empty outside of one.
         verdict: one for all cells that decide.
+        policy: what they were held against.
         cells: each with its own.
+        skips: what was left out of the plan, and why.
+        run_id: the run that measured, empty outside of one.
+        candidate, baseline: names of the models.
     """
 
     verdict: Verdict
     policy: Policy
     cells: tuple[Cell, ...]
+    skips: tuple[Skip, ...] = ()
     run_id: str = ""
     candidate: str = ""
     baseline: str = ""
@@ -218,6 +225,8 @@ def _from_items(cell: Cell, group: list[JobResult], alpha: float) -> Cell:
 
 def _from_number(cell: Cell, group: list[JobResult]) -> Cell:
     sizes = {arm.arm: float(arm.artifact.size_bytes) for arm in group[0].job.arms}
+    if not sizes[Arm.BASELINE]:
+        return replace(cell, reasons=("not_measured: the baseline's file is empty",))
     effect = exact_effect(sizes[Arm.BASELINE], sizes[Arm.CANDIDATE])
     units = tuple(
         Unit(device=result.job.device.name, blocks=0, effect=effect.estimate) for result in group
@@ -246,10 +255,10 @@ def _candidates_doing(group: list[JobResult], method: Method) -> tuple[str, ...]
 
 
 def _conditions(result: JobResult) -> dict[str, tuple[int, int]]:
-    """How many repeats of the candidate and of the baseline each condition struck."""
+    """How many repeats of the candidate and of the baseline each sickening condition struck."""
     counts: dict[str, tuple[int, int]] = {}
     for repeat in result.repeats:
-        for condition in repeat.conditions:
+        for condition in SICKENING & set(repeat.conditions):
             mine, others = counts.get(condition, (0, 0))
             candidate = repeat.arm is Arm.CANDIDATE
             counts[condition] = (mine + candidate, others + (not candidate))

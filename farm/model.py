@@ -29,12 +29,12 @@ class DeviceState(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Address:
-    """Where a device is: `scheme://place?option=value`.
+    """Where a device is: `scheme://place?option=value`; the order of options means nothing.
 
     Attributes:
         scheme: name of the transport.
         place: host, profile or nothing, in the transport's own terms.
-        options: option names and values, in the order written.
+        options: option names and values, sorted by name.
     """
 
     scheme: str
@@ -50,11 +50,8 @@ class Address:
         """
         try:
             parts = urlsplit(text)
-            options = tuple(
-                parse_qsl(parts.query, keep_blank_values=True, strict_parsing=True)
-                if parts.query
-                else ()
-            )
+            pairs = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
+            options = tuple(sorted(pairs, key=lambda pair: pair[0]))
         except ValueError as error:
             raise ConfigError(f"address {text!r} cannot be read: {error}") from error
         if not parts.scheme:
@@ -124,6 +121,8 @@ class Artifact:
                     size += len(chunk)
         except OSError as error:
             raise ConfigError(f"cannot read {str(path)!r}: {error.strerror}") from error
+        except ValueError as error:  # a null byte in the name
+            raise ConfigError(f"cannot read {str(path)!r}: {error}") from error
         return cls(path=path, sha256=digest.hexdigest(), size_bytes=size)
 
     @property
@@ -272,6 +271,11 @@ class Job:
     def compares(self) -> bool:
         """Whether this job compares two models."""
         return len(self.arms) > 1
+
+    @property
+    def block_size(self) -> int:
+        """Repeats that count together or not at all."""
+        return 4 if self.compares else 1
 
     def slots(self) -> Iterator[Slot]:
         """The repeats in the order they run.

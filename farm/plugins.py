@@ -79,7 +79,12 @@ def _load(group: str, name: str, what: str) -> Any:
 def _import(point: EntryPoint) -> Any:
     try:
         return point.load()
-    except ModuleNotFoundError as error:
+    except (ImportError, AttributeError) as error:
+        if not isinstance(error, ModuleNotFoundError):
+            raise ConfigError(
+                f"'{point.name}' ({point.value}) cannot be loaded: {error}",
+                hint="reinstall the package that brings it",
+            ) from error
         package = point.dist.name if point.dist else "the package"
         extra = f"{package}[{','.join(point.extras)}]" if point.extras else error.name
         raise ConfigError(

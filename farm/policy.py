@@ -15,6 +15,7 @@ MIN_BLOCKS = 5
 """With fewer blocks no interval deserves trust; a policy that asks for fewer is refused."""
 
 _MARGIN = re.compile(r"(\d+(?:\.\d+)?)\s*(%|points)")
+MAX_MARGIN = {Method.BLOCKS: 10.0, Method.EXACT: 10.0, Method.PAIRED_ITEMS: 1.0}
 _UNITS = {Method.BLOCKS: "%", Method.EXACT: "%", Method.PAIRED_ITEMS: "points"}
 
 
@@ -94,6 +95,7 @@ def _read_rule(metrics: Table, name: str, table: Table) -> Rule:
         )
     rule = Rule(metric=metric, gate=table.flag("gate", default=False), margin=float(match[1]) / 100)
     table.done()
-    if rule.margin <= 0:
-        raise table.error("a margin must be above zero", key="margin")
+    if not 0 < rule.margin <= MAX_MARGIN[metric.method]:
+        most = f"{100 * MAX_MARGIN[metric.method]:.0f} {unit}"
+        raise table.error(f"a margin must be above zero and at most {most}", key="margin")
     return rule

@@ -211,7 +211,11 @@ class Platform(Protocol):
 
     @abstractmethod
     def sample(self) -> tuple[Reading, ...]:
-        """Temperature, load, frequency, throttling (1 or 0), as far as the device tells."""
+        """What the device tells of itself now.
+
+        Names with a meaning to the core: `temperature` (degC), `throttled` (1 or 0), `cpu_busy`
+        (seconds of processor time that all cores together have spent since boot).
+        """
 
     @abstractmethod
     def sweep(self) -> tuple[str, ...]:

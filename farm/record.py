@@ -144,12 +144,14 @@ class Measured:
         traces: raw samples; `latency` in ns.
         scalars: values that need no samples, such as `memory.peak_rss`.
         accelerator: where the model really ran.
+        cpu_s: processor time that the whole process used, None if the device does not tell.
         facts: circumstances of this window, such as whether the warm-up settled.
     """
 
     traces: tuple[Trace, ...]
     scalars: tuple[Measurement, ...]
     accelerator: str
+    cpu_s: float | None = None
     facts: tuple[Fact, ...] = ()
 
 
@@ -169,7 +171,7 @@ class Repeat:
         block: index of the block, or of the round for a single model.
         position: place inside the block.
         started: when it began.
-        conditions: what was wrong with it, by code: `throttled`, `rebooted`, ...
+        conditions: what was wrong with it, by code: `throttled`, `disturbed`.
         measurements: its statistics.
         traces: its raw samples.
         readings: what the platform sampled before and after.

@@ -82,6 +82,7 @@ def gate_document(verdict: GateVerdict) -> Document:
         "candidate": verdict.candidate,
         "baseline": verdict.baseline,
         "policy_sha256": verdict.policy.sha256,
+        "skips": _skip_entries(verdict.skips),
         "cells": [_cell_entry(cell, verdict.policy.alpha) for cell in verdict.cells],
     }
 
@@ -183,9 +184,12 @@ def format_value(value: float | None, unit: str) -> str:
 def format_effect(cell: Document, key: str) -> str:
     """One of the effect's numbers of a cell with its sign and unit."""
     value = cell[key]
-    unit = "points" if cell["effect_kind"] == "points" else "%"
-    sign = "" if key in ("margin", "mde") else "+"
-    return "-" if value is None else f"{value:{sign}.2f} {unit}"
+    unit = "pts" if cell["effect_kind"] == "points" else "%"
+    if value is None:
+        return "-"
+    if key == "margin":
+        return f"{value:g} {unit}"
+    return f"{value:{'+' if key == 'effect' else ''}.2f} {unit}"
 
 
 def _skip_entries(skips: tuple[Skip, ...]) -> list[Document]:

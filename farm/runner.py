@@ -47,6 +47,11 @@ RETRIES: dict[type[FarmError], int] = {InfraError: 2, DeviceError: 2, RuntimeCra
 A crash is no transient error, but once is not proof: the kernel may have killed the wrong process.
 """
 
+MAX_OTHERS = 0.25
+"""A repeat is disturbed if other processes used more than this share of one core beside it."""
+MAX_REDONE = 0.4
+"""How many disturbed blocks are done again, as a share of a job's blocks; later ones are kept."""
+
 EVIDENCE_LIMIT = 16 << 10
 _SECRET_NAMES = re.compile(r"(TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|CREDENTIAL)", re.IGNORECASE)
 
@@ -70,11 +75,26 @@ class _Harvest:
     drift: dict[Arm, tuple[Measurement, ...]] = field(default_factory=dict)
     ran: set[Arm] = field(default_factory=set)
     at_work: Arm | None = None
+    redone: int = 0
 
     def drop_torn_block(self) -> None:
         """A block counts whole or not at all."""
-        size = 4 if self.job.compares else 1
+        size = self.job.block_size
         del self.repeats[len(self.repeats) // size * size :]
+
+    def drop_disturbed_block(self) -> None:
+        """Give a block that was just finished beside other work another chance, within bounds.
+
+        What decides is what others did to the processor, never a measured value: choosing by the
+        value would bias every verdict.
+        """
+        size = self.job.block_size
+        block = self.repeats[-size:]
+        if len(self.repeats) % size or self.redone >= MAX_REDONE * self.job.rounds:
+            return
+        if any("disturbed" in repeat.conditions for repeat in block):
+            del self.repeats[-size:]
+            self.redone += 1
 
 
 def run_job(
@@ -147,10 +167,12 @@ def _measure(
                     _infer(harvest, arm, deployment)
         if {Measure.LATENCY, Measure.MEMORY} & set(job.measures):
             slots = list(job.slots())
-            for index, slot in enumerate(slots[len(harvest.repeats) :], len(harvest.repeats)):
+            while len(harvest.repeats) < len(slots):
+                slot = slots[len(harvest.repeats)]
                 before_repeat()
                 harvest.repeats.append(_repeat(session, harvest, slot, deployed[slot.arm]))
-                repeat_done(index + 1, len(slots))
+                repeat_done(len(harvest.repeats), len(slots))
+                harvest.drop_disturbed_block()
     finally:
         for deployment in deployed.values():
             deployment.remove()
@@ -192,7 +214,7 @@ def _repeat(session: Session, harvest: _Harvest, slot: Slot, deployment: Deploym
         block=slot.block,
         position=slot.position,
         started=started,
-        conditions=_conditions(after),
+        conditions=_conditions(before, after, measured.cpu_s),
         measurements=_statistics(measured, harvest.job),
         traces=measured.traces,
         readings=before + after,
@@ -200,10 +222,20 @@ def _repeat(session: Session, harvest: _Harvest, slot: Slot, deployment: Deploym
     )
 
 
-def _conditions(after: tuple[Reading, ...]) -> tuple[str, ...]:
+def _conditions(
+    before: tuple[Reading, ...], after: tuple[Reading, ...], own_cpu_s: float | None
+) -> tuple[str, ...]:
     """What was wrong with a repeat. What the device does not tell is unknown, not wrong."""
-    throttled = any(reading.name == "throttled" and reading.value for reading in after)
-    return ("throttled",) if throttled else ()
+    first, last = ({r.name: r for r in readings} for readings in (before, after))
+    found = []
+    if "throttled" in last and last["throttled"].value:
+        found.append("throttled")
+    if own_cpu_s is not None and "cpu_busy" in first and "cpu_busy" in last:
+        start, end = first["cpu_busy"], last["cpu_busy"]
+        others_s = end.value - start.value - own_cpu_s
+        if others_s > MAX_OTHERS * (end.t_ns - start.t_ns) / 1e9:
+            found.append("disturbed")
+    return tuple(found)
 
 
 def _statistics(measured: Measured, job: Job) -> tuple[Measurement, ...]:
@@ -228,8 +260,19 @@ def _result(harvest: _Harvest, outcome: Outcome, error: ErrorRecord | None) -> J
         environment=harvest.environment,
         repeats=tuple(harvest.repeats),
         arms=tuple(_summarise(harvest, arm) for arm in harvest.job.arms),
-        notes=tuple(dict.fromkeys(harvest.notes)),
+        notes=(*dict.fromkeys(harvest.notes), *_disturbance(harvest)),
         error=error,
+    )
+
+
+def _disturbance(harvest: _Harvest) -> tuple[str, ...]:
+    kept = sum("disturbed" in repeat.conditions for repeat in harvest.repeats)
+    if not harvest.redone and not kept:
+        return ()
+    unit = "blocks" if harvest.job.compares else "repeats"
+    return (
+        f"disturbed: other work on the device; {harvest.redone} {unit} were done again, "
+        f"{kept} of {len(harvest.repeats)} repeats are disturbed all the same",
     )
 
 

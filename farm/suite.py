@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from farm.document import Table, read_document
 from farm.errors import ConfigError, nearest_hint
 from farm.model import Load, Measure, Scenario
-from farm.plugins import find_suites
+from farm.plugins import find_runtime, find_suites
+
+Word = TypeVar("Word", bound=str)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,9 +65,11 @@ def read_suite(name: str) -> Suite:
         description=document.text("description"),
         path=path,
         workload=path.parent / workload if workload else None,
-        measures=document.choices("measure", Measure),
-        runtimes=document.texts("runtimes", default=("ort_python",)),
-        accelerators=document.texts("accelerators", default=("cpu",)),
+        measures=_some(document, "measure", document.choices("measure", Measure)),
+        runtimes=_read_runtimes(document),
+        accelerators=_some(
+            document, "accelerators", document.texts("accelerators", default=("cpu",))
+        ),
         load=_read_load(document.table("load")),
         repeats=_positive(document, "repeats", 5),
     )
@@ -85,7 +90,25 @@ def _read_load(table: Table) -> Load:
     table.done()
     if not 0 < load.min_duration_s <= load.max_duration_s:
         raise table.error("min_duration_s must be above 0 and at most max_duration_s")
+    if load.warmup_s < 0:
+        raise table.error("'warmup_s' must not be negative", key="warmup_s")
     return load
+
+
+def _read_runtimes(document: Table) -> tuple[str, ...]:
+    names = _some(document, "runtimes", document.texts("runtimes", default=("ort_python",)))
+    for name in names:
+        try:
+            find_runtime(name)
+        except ConfigError as error:
+            raise document.error(error.message, key="runtimes", hint=error.hint) from error
+    return names
+
+
+def _some(document: Table, key: str, values: tuple[Word, ...]) -> tuple[Word, ...]:
+    if not values:
+        raise document.error(f"'{key}' must not be empty", key=key)
+    return values
 
 
 def _positive(table: Table, key: str, default: int) -> int:

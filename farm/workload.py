@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import zipfile
+import warnings
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from farm.document import Table, read_document
 from farm.errors import ConfigError, nearest_hint
-from farm.metrics import find_metric
+from farm.metrics import METRICS, Method, find_metric
 from farm.model import Artifact, Candidate, ModelFile, Workload
 
 FORMATS = {".onnx": "onnx"}
@@ -33,13 +34,14 @@ def read_workload(path: Path) -> Workload:
     inputs = _artifact(document, "inputs")
     labels = _artifact(document, "labels", optional=True)
     reference = _artifact(document, "reference", optional=True)
-    metric = _metric(document) if labels else ""
+    metric = _metric(document, labels)
     document.text("description", default="")
     _artifact(document, "calibration", optional=True)
     model = _read_models(document, name)
     document.done()
     assert inputs is not None
     _check_items(document, inputs, labels, reference)
+    _check_labels(document, labels)
     oracle = [a.sha256 for a in (inputs, labels, reference) if a]
     return Workload(
         name=name,
@@ -96,6 +98,10 @@ def resolve_candidate(model: Path) -> Candidate:
     Raises:
         ConfigError: nothing is there, or its format is unknown.
     """
+    try:
+        there = model.exists()
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{str(model)[:80]!r} is no path: {error}") from error
     if model.is_dir():
         if (model / FILE_NAME).is_file():
             workload = read_workload(model)
@@ -109,7 +115,7 @@ def resolve_candidate(model: Path) -> Candidate:
                 f"{str(model)!r} has {len(files) or 'no'} model files", hint="name one of them"
             )
         return Candidate(name=model.name, files=tuple(_model_file(path) for path in files))
-    if not model.exists():
+    if not there:
         near = [str(path) for path in model.parent.glob("*") if path.suffix in FORMATS]
         raise ConfigError(
             f"there is no model at {str(model)!r}", hint=nearest_hint(str(model), near)
@@ -131,18 +137,32 @@ def _model_file(path: Path) -> ModelFile:
     return ModelFile(format=FORMATS[path.suffix], artifact=Artifact.of(path))
 
 
-def _metric(document: Table) -> str:
-    name = document.text("metric")
+def _metric(document: Table, labels: Artifact | None) -> str:
+    name = document.text("metric", default=None if labels else "")
+    if not name:
+        return ""
+    if labels is None:
+        raise document.error(
+            f"'{name}' needs labels", key="metric", hint="add 'labels: labels.npy'"
+        )
     try:
-        return find_metric(name).name
+        metric = find_metric(name)
     except ConfigError as error:
         raise document.error(error.message, key="metric", hint=error.hint) from error
+    if metric.method is not Method.PAIRED_ITEMS:
+        tasks = [m.name for m in METRICS.values() if m.method is Method.PAIRED_ITEMS]
+        raise document.error(
+            f"'{name}' is no metric of a task", key="metric", hint=nearest_hint(name, tasks)
+        )
+    return metric.name
 
 
 def _artifact(document: Table, key: str, *, optional: bool = False) -> Artifact | None:
     name = document.text(key, default="" if optional else None)
     if not name:
-        return None
+        if optional:
+            return None
+        raise document.error(f"'{key}' must name a file", key=key)
     try:
         return Artifact.of(document.path.parent / name)
     except ConfigError as error:
@@ -175,16 +195,38 @@ def _check_items(document: Table, inputs: Artifact, *oracle: Artifact | None) ->
                 raise document.error(f"{counts['inputs']} inputs but {counts[key]} {key}", key=key)
 
 
+def _check_labels(document: Table, labels: Artifact | None) -> None:
+    """Labels are one class per item; any other shape would be compared with the wrong things."""
+    if labels is None:
+        return
+    values = _arrays(document, "labels", labels)["labels"]
+    if values.ndim != 1 or values.dtype.kind not in "iu" or values.min() < 0:
+        raise document.error(
+            f"labels have shape {values.shape} and type {values.dtype}",
+            key="labels",
+            hint="save one whole number from 0 up per item: np.save('labels.npy', classes)",
+        )
+
+
 def _items(document: Table, key: str, artifact: Artifact) -> int:
-    try:
-        loaded = np.load(artifact.path, allow_pickle=False)
-        arrays = dict(loaded) if isinstance(loaded, np.lib.npyio.NpzFile) else {key: loaded}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise document.error(f"{artifact.name!r} is no numpy file: {error}", key=key) from error
+    arrays = _arrays(document, key, artifact)
     counts = {len(array) if array.ndim else 0 for array in arrays.values()}
     if len(counts) != 1 or 0 in counts:
         raise document.error(f"the arrays of {artifact.name!r} have no common items", key=key)
     return counts.pop()
+
+
+def _arrays(document: Table, key: str, artifact: Artifact) -> dict[str, npt.NDArray[np.generic]]:
+    """The arrays of an .npz, or the one of an .npy under the key's name."""
+    try:
+        with artifact.path.open("rb") as file, warnings.catch_warnings():
+            warnings.simplefilter("error")
+            loaded = np.load(file, allow_pickle=False)
+            if not isinstance(loaded, np.lib.npyio.NpzFile):
+                return {key: loaded}
+            return {name: np.asarray(loaded[name]) for name in loaded.files}
+    except Exception as error:  # zip, zlib, tokenizer, header: numpy lets anything through
+        raise document.error(f"{artifact.name!r} is no numpy file: {error}", key=key) from error
 
 
 def _digest(parts: list[object]) -> str:

@@ -18,10 +18,14 @@ import array
 import gc
 import itertools
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
+
+# numpy only carries data here: a pool of threads would take time to start and disturb the loop.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np
 import numpy.typing as npt
@@ -307,7 +311,12 @@ def execute(spec: Mapping[str, Any]) -> dict[str, Any]:
         result = (measure if spec["mode"] == "measure" else infer)(session, names, spec)
     except WorkloadProblem as problem:
         return {"error": {"code": problem.code, "message": str(problem)}}
-    return {**result, "accelerator": spec["accelerator"], "peak_rss_bytes": peak_rss_bytes()}
+    return {
+        **result,
+        "accelerator": spec["accelerator"],
+        "peak_rss_bytes": peak_rss_bytes(),
+        "cpu_s": time.process_time(),
+    }
 
 
 def main() -> None:

@@ -101,6 +101,7 @@ class _Deployment(Deployment):
             traces=(Trace(name="latency", unit="ns", values=durations, t_ns=starts),),
             scalars=(peak,),
             accelerator=result["accelerator"],
+            cpu_s=result["cpu_s"],
             facts=tuple(Fact(name=k, value=json.dumps(v)) for k, v in result["facts"].items()),
         )
 

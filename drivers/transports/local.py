@@ -71,16 +71,9 @@ class LocalTransport(Transport):
     ) -> Completed:
         """Run a command to its end; at the deadline its whole group is killed."""
         started = time.monotonic()
+        pipe = subprocess.PIPE
         try:
-            process = subprocess.Popen(
-                argv,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                cwd=cwd or self.root,
-                env=_environment(),
-                start_new_session=True,
-            )
+            process = _spawn(argv, stdin=pipe, stdout=pipe, stderr=pipe, cwd=cwd or self.root)
         except OSError as error:
             return Completed(returncode=127, stdout="", stderr=str(error), elapsed_s=0.0)
         with process:
@@ -116,14 +109,9 @@ class LocalTransport(Transport):
         place = Path(folder)
         place.mkdir(parents=True, exist_ok=True)
         (place / "owner").write_text(_owner())
-        process = subprocess.Popen(
-            ("sh", "-c", _DETACH, "farm-run", str(folder), *argv),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            env=_environment(),
-            start_new_session=True,
-        )
+        null = subprocess.DEVNULL
+        command = ("sh", "-c", _DETACH, "farm-run", str(folder), *argv)
+        process = _spawn(command, stdin=null, stdout=null, stderr=null, cwd=folder)
         return LocalDetached(place, process)
 
     def attach(self, id: str) -> Detached:
@@ -202,6 +190,21 @@ class LocalDetached(Detached):
             return False
 
 
+def _spawn(
+    argv: tuple[str, ...], *, stdin: int, stdout: int, stderr: int, cwd: PurePosixPath
+) -> subprocess.Popen[bytes]:
+    """A child that leads a process group of its own."""
+    return subprocess.Popen(
+        argv,
+        stdin=stdin,
+        stdout=stdout,
+        stderr=stderr,
+        cwd=cwd,
+        env=_environment(),
+        start_new_session=True,
+    )
+
+
 def _cache_folder() -> Path:
     try:
         base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
@@ -218,7 +221,8 @@ def _environment() -> dict[str, str]:
 
 def _owner() -> str:
     """This process, such that a later one with the same number is not taken for it."""
-    return f"{os.getpid()} {Path('/proc/self/stat').read_text().rpartition(')')[2].split()[19]}"
+    started = Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19]
+    return f"{os.getpid()} {started}\n"
 
 
 def _kill_group(pid: int) -> None:

@@ -258,12 +258,12 @@ def _run_really(
     return done
 
 
-_switched_on: dict[tuple[str, str], VirtualDevice] = {}
+_switched_on: dict[tuple[str, str, Path], VirtualDevice] = {}
 
 
 def switch_on(device: Device, root: Path) -> VirtualDevice:
     """The unit behind a device; the same one for as long as this process lives."""
-    key = (device.name, repr(device.address))
+    key = (device.name, repr(device.address), root)
     if key not in _switched_on:
         root.mkdir(parents=True, exist_ok=True)
         _switched_on[key] = VirtualDevice(device, root)

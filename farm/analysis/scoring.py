@@ -64,10 +64,13 @@ def drift(outputs: tuple[Output, ...], reference: Array) -> tuple[Measurement, .
 def _scores(outputs: tuple[Output, ...], items: int) -> Array:
     if not outputs:
         raise WrongOutput("the model has no outputs")
-    scores = outputs[0].values.reshape(len(outputs[0].values), -1)
-    if len(scores) != items:
-        raise WrongOutput(f"{len(scores)} outputs for {items} items")
+    name, values = outputs[0].name, outputs[0].values
+    if values.ndim == 0 or values.dtype.kind not in "fiub":
+        raise WrongOutput(f"output '{name}' of shape {values.shape}, {values.dtype} has no scores")
+    if len(values) != items or values.size == 0:
+        raise WrongOutput(f"output '{name}': {len(values)} outputs for {items} items")
+    scores = values.reshape(items, -1)
     bad = int((~np.isfinite(scores)).any(axis=1).sum())
     if bad:
-        raise WrongOutput(f"output '{outputs[0].name}' is NaN or infinite for {bad} items")
+        raise WrongOutput(f"output '{name}' is NaN or infinite for {bad} items")
     return scores

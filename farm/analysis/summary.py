@@ -57,7 +57,7 @@ def share_correct(metric: str, correct: npt.NDArray[np.bool_]) -> Measurement:
         metric=metric,
         unit=METRICS[metric].unit,
         value=share,
-        lo=max(0.0, float(centre - half)),
-        hi=min(1.0, float(centre + half)),
+        lo=min(share, max(0.0, float(centre - half))),
+        hi=max(share, min(1.0, float(centre + half))),
         n=n,
     )

@@ -1,0 +1,222 @@
+"""From results to verdicts: margins, errors, conditions, and many cells to one answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from farm.errors import ConnectionLost, FarmError, RuntimeCrashed
+from farm.judging import block_differences, compare, judge
+from farm.metrics import METRICS
+from farm.model import Address, Arm, ArmModel, Artifact, Device, Job, Load, Measure, Workload
+from farm.policy import Policy, Rule
+from farm.record import (
+    ArmSummary,
+    ErrorRecord,
+    JobResult,
+    Measurement,
+    Outcome,
+    Repeat,
+    Verdict,
+)
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def _policy(*, latency: bool = True, accuracy: bool = False, memory: bool = False) -> Policy:
+    rules = [
+        Rule(metric=METRICS[name], gate=gate, margin=margin)
+        for name, gate, margin, wanted in (
+            ("latency.p50", True, 0.05, latency),
+            ("accuracy.top1", True, 0.02, accuracy),
+            ("memory.peak_rss", False, 0.1, memory),
+        )
+        if wanted
+    ]
+    return Policy(path=Path("p"), sha256="p", alpha=0.05, blocks=5, rules=tuple(rules))
+
+
+def _job(device: str = "unit-1", type: str = "phone", measures: Sequence[Measure] = ()) -> Job:
+    def arm(which: Arm, size: int) -> ArmModel:
+        artifact = Artifact(path=Path("m"), sha256=which, size_bytes=size)
+        return ArmModel(arm=which, name=which, artifact=artifact)
+
+    return Job(
+        workload=Workload(name="w", digest="d"),
+        device=Device(name=device, type=type, address=Address(scheme="virtual", place="phone")),
+        runtime="r",
+        accelerator="cpu",
+        load=Load(),
+        measures=tuple(measures) or (Measure.LATENCY, Measure.ACCURACY),
+        arms=(arm(Arm.BASELINE, 100), arm(Arm.CANDIDATE, 110)),
+        rounds=5,
+    )
+
+
+def _result(
+    slowdown: float = 1.0, *, blocks: int = 5, noise: float = 0.001, device: str = "unit-1",
+    type: str = "phone", throttled: Sequence[Arm] = (), error: ErrorRecord | None = None,
+    lost: int | None = None,
+) -> JobResult:  # fmt: skip
+    job, dice = _job(device, type), np.random.default_rng(5)
+    order = (Arm.BASELINE, Arm.CANDIDATE, Arm.CANDIDATE, Arm.BASELINE)
+    repeats = []
+    for block in range(blocks):
+        for position, arm in enumerate(order):
+            value = 1e6 * (slowdown if arm is Arm.CANDIDATE else 1) * (1 + noise * dice.normal())
+            measured = Measurement(metric="latency.p50", unit="ns", value=value)
+            conditions = ("throttled",) if arm in throttled else ()
+            repeats.append(
+                Repeat(arm=arm, block=block, position=position, started=NOW,
+                       measurements=(measured,), conditions=conditions)
+            )  # fmt: skip
+    right = np.ones(900, np.bool_)
+    wrong = right.copy()
+    wrong[: lost or 0] = False
+    arms = (
+        ArmSummary(arm=Arm.BASELINE, correct=right),
+        ArmSummary(arm=Arm.CANDIDATE, correct=wrong),
+    )
+    return JobResult(
+        job=job, outcome=Outcome.ERROR if error else Outcome.COMPLETED, started=NOW, finished=NOW,
+        repeats=tuple(repeats), arms=arms if lost is not None else (), error=error,
+    )  # fmt: skip
+
+
+def _verdict(*results: JobResult, policy: Policy | None = None) -> Verdict:
+    rules = policy or _policy()
+    return judge(rules, compare(results, rules)).verdict
+
+
+@pytest.mark.parametrize(
+    ("slowdown", "noise", "verdict"),
+    [
+        (1.0, 0.001, Verdict.PASS),
+        (0.5, 0.001, Verdict.PASS),  # faster is never a failure
+        (1.04, 0.001, Verdict.PASS),  # worse, and known to be within the margin
+        (1.10, 0.001, Verdict.FAIL),
+        (1.0, 0.1, Verdict.INCONCLUSIVE),
+        (1.0, 0.3, Verdict.INCONCLUSIVE),
+    ],
+)
+def test_latency_is_held_against_its_margin(
+    slowdown: float, noise: float, verdict: Verdict
+) -> None:
+    assert _verdict(_result(slowdown, noise=noise)) is verdict
+
+
+@pytest.mark.parametrize(
+    ("lost", "verdict"),
+    [(0, Verdict.PASS), (9, Verdict.PASS), (15, Verdict.INCONCLUSIVE), (60, Verdict.FAIL)],
+)
+def test_accuracy_is_held_against_its_margin_on_the_same_items(lost: int, verdict: Verdict) -> None:
+    assert _verdict(_result(lost=lost), policy=_policy(latency=False, accuracy=True)) is verdict
+
+
+def test_the_worst_unit_counts_for_accuracy() -> None:
+    policy = _policy(latency=False, accuracy=True)
+    results = (_result(lost=0), _result(lost=60, device="unit-2"))
+    (cell,) = judge(policy, compare(results, policy)).cells
+    assert cell.verdict is Verdict.FAIL
+    assert any("unit-2 lost 60" in reason for reason in cell.reasons)
+
+
+@pytest.mark.parametrize("blocks", [0, 1, 4])
+def test_too_few_whole_blocks_are_no_verdict(blocks: int) -> None:
+    assert _verdict(_result(blocks=blocks)) is Verdict.INVALID
+
+
+def test_a_torn_block_does_not_count() -> None:
+    repeats = _result(blocks=2).repeats
+    assert len(block_differences(repeats, "latency.p50")) == 2
+    assert len(block_differences(repeats[:-1], "latency.p50")) == 1
+
+
+def test_units_of_a_type_are_pooled_as_blocks() -> None:
+    policy = _policy()
+    pair = (_result(blocks=3), _result(blocks=3, device="unit-2"))
+    (cell,) = judge(policy, compare(pair, policy)).cells
+    assert cell.verdict is Verdict.PASS
+    assert cell.effect is not None
+    assert cell.effect.n == 6
+    assert [unit.blocks for unit in cell.units] == [3, 3]
+
+
+def _error(
+    kind: type[FarmError], *, arm: Arm | None = None, other_arm_ran: bool = False
+) -> ErrorRecord:
+    return ErrorRecord.of(kind("broken"), arm=arm, other_arm_ran=other_arm_ran)
+
+
+@pytest.mark.parametrize(
+    ("error", "verdict"),
+    [
+        (_error(RuntimeCrashed, arm=Arm.CANDIDATE, other_arm_ran=True), Verdict.FAIL),
+        (_error(RuntimeCrashed, arm=Arm.CANDIDATE), Verdict.INVALID),  # both arms may be broken
+        (_error(RuntimeCrashed, arm=Arm.BASELINE, other_arm_ran=True), Verdict.INVALID),
+        (_error(ConnectionLost), Verdict.INVALID),
+    ],
+)
+def test_only_a_candidate_that_broke_where_the_baseline_ran_fails(
+    error: ErrorRecord, verdict: Verdict
+) -> None:
+    assert _verdict(_result(blocks=0, error=error)) is verdict
+
+
+def test_a_sick_unit_is_left_out_and_named() -> None:
+    policy = _policy()
+    sick = _result(2.0, device="sick", error=_error(ConnectionLost))
+    (cell,) = judge(policy, compare((_result(), sick), policy)).cells
+    assert cell.verdict is Verdict.PASS
+    assert any("sick" in reason for reason in cell.reasons)
+
+
+@pytest.mark.parametrize(
+    ("throttled", "verdict"),
+    [
+        ([Arm.BASELINE, Arm.CANDIDATE], Verdict.INVALID),
+        ([Arm.BASELINE], Verdict.INVALID),
+        ([Arm.CANDIDATE], Verdict.FAIL),  # ten of ten against none of ten is no chance
+    ],
+)
+def test_throttling_is_the_candidates_doing_only_if_chance_cannot_explain_it(
+    throttled: list[Arm], verdict: Verdict
+) -> None:
+    assert _verdict(_result(throttled=throttled)) is verdict
+
+
+def test_one_failing_type_fails_the_release_and_an_invalid_one_forbids_it() -> None:
+    good, bad = _result(), _result(1.2, type="board", device="board-1")
+    dead = _result(blocks=0, type="camera", device="camera-1")
+    unsure = _result(noise=0.3, type="hub", device="hub-1")
+    assert _verdict(good, bad, dead, unsure) is Verdict.FAIL
+    assert _verdict(good, dead, unsure) is Verdict.INVALID
+    assert _verdict(good, unsure) is Verdict.INCONCLUSIVE
+    assert _verdict(good) is Verdict.PASS
+
+
+def test_a_gate_on_nothing_is_invalid() -> None:
+    assert _verdict() is Verdict.INVALID
+
+
+def test_a_missing_measurement_never_passes() -> None:
+    policy = _policy(accuracy=True)
+    assert _verdict(_result(), policy=policy) is Verdict.INVALID
+
+
+def test_a_metric_that_only_informs_never_decides() -> None:
+    policy = _policy(memory=True)
+    (latency, *rest) = judge(policy, compare((_result(),), policy)).cells
+    assert latency.verdict is Verdict.PASS
+    assert rest == []  # memory was not measured, and nobody has to know
+    assert _verdict(_result(), policy=policy) is Verdict.PASS
+
+
+def test_an_undecided_cell_says_how_much_would_decide() -> None:
+    policy = _policy(latency=False, accuracy=True)
+    (cell,) = judge(policy, compare((_result(lost=15),), policy)).cells
+    assert any("items would decide" in reason for reason in cell.reasons)

@@ -1,0 +1,138 @@
+"""Policies: margins with the unit that fits the metric, and what no policy may ask for."""
+
+from __future__ import annotations
+
+import hashlib
+
+import pytest
+
+from farm.policy import MIN_BLOCKS, read_policy
+
+HEAD = "schema: farm.policy/1\n"
+RULES = "metrics:\n  latency.p50: {gate: true, margin: 5 %}\n"
+
+
+def test_a_policy_is_read_as_written(tmp_path):
+    path = tmp_path / "p.yaml"
+    path.write_text(
+        f"{HEAD}alpha: 0.1\nblocks: 7\nmetrics:\n"
+        "  accuracy.top1: {gate: true, margin: 2 points}\n"
+        "  latency.p50: {gate: true, margin: 12.5%}\n"
+        "  memory.peak_rss: {margin: 100  %}\n"
+        "  size.model_bytes: {margin: 1 %, gate: false}\n"
+    )
+    policy = read_policy(path)
+    assert (policy.path, policy.alpha, policy.blocks) == (path, 0.1, 7)
+    assert [(rule.metric.name, rule.gate, rule.margin) for rule in policy.rules] == [
+        ("accuracy.top1", True, pytest.approx(0.02)),
+        ("latency.p50", True, pytest.approx(0.125)),
+        ("memory.peak_rss", False, pytest.approx(1.0)),
+        ("size.model_bytes", False, pytest.approx(0.01)),
+    ]
+
+
+def test_a_policy_has_defaults_and_the_digest_of_its_file(tmp_path):
+    path = tmp_path / "p.yaml"
+    path.write_text(HEAD + RULES)
+    policy = read_policy(path)
+    assert (policy.alpha, policy.blocks) == (0.05, 10)
+    assert policy.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    path.write_text(HEAD + RULES + "# one comment more\n")
+    assert read_policy(path).sha256 != policy.sha256
+
+
+@pytest.mark.parametrize(
+    ("metric", "margin", "hint"),
+    [
+        ("latency.p50", "5 points", "write for example '5 %'"),
+        ("memory.peak_rss", "5 points", "write for example '5 %'"),
+        ("size.model_bytes", "5 bytes", "write for example '5 %'"),
+        ("accuracy.top1", "2 %", "write for example '5 points'"),
+        ("accuracy.top1", "2", "write for example '5 points'"),
+        ("latency.p50", "-5 %", "write for example '5 %'"),
+        ("latency.p50", "5", "write for example '5 %'"),
+        ("latency.p50", "5,0 %", "write for example '5 %'"),
+        ("latency.p50", "", "write for example '5 %'"),
+        ("latency.p50", "5 % or so", "write for example '5 %'"),
+        ("latency.p50", "five\\npercent", "write for example '5 %'"),
+    ],
+)
+def test_a_margin_whose_unit_does_not_fit_is_refused(metric, margin, hint, refusal):
+    found = refusal(
+        read_policy, f'{HEAD}metrics:\n  {metric}:\n    gate: true\n    margin: "{margin}"'
+    )
+    assert f"does not fit {metric}" in found.text
+    assert (found.line, found.hint) == (5, hint)
+
+
+@pytest.mark.parametrize(
+    ("metric", "complaint", "hint"),
+    [
+        ("latncy.p50", "unknown metric 'latncy.p50'", "did you mean 'latency.p50'?"),
+        ("accuracy.top_1", "unknown metric 'accuracy.top_1'", "did you mean 'accuracy.top1'?"),
+        ('"latency\\np50"', "unknown metric", "did you mean 'latency.p50'?"),
+        ("latency.p99", "'latency.p99' has no method of comparison", ""),
+        ("drift.cosine", "'drift.cosine' has no method of comparison", ""),
+    ],
+)
+def test_a_metric_that_cannot_be_judged_is_refused(metric, complaint, hint, refusal):
+    found = refusal(read_policy, f"{HEAD}metrics:\n  {metric}: {{gate: true, margin: 5 %}}\n")
+    assert complaint in found.text
+    assert (found.line, found.hint) == (3, hint)
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        ("alpha: 0", "alpha must lie between 0 and 0.5"),
+        ("alpha: -0.05", "alpha must lie between 0 and 0.5"),
+        ("alpha: 0.5", "alpha must lie between 0 and 0.5"),
+        ("alpha: 5", "alpha must lie between 0 and 0.5"),
+        ("alpha: .nan", "alpha"),
+        ("alpha: 5 %", "expected a number, found '5 %'"),
+        (f"blocks: {MIN_BLOCKS - 1}", "'blocks' must be at least 5"),
+        ("blocks: -10", "'blocks' must be at least 5"),
+        ("blocks: 7.5", "expected a whole number"),
+    ],
+)
+def test_what_no_judgement_can_rest_on_is_refused(line, complaint, refusal):
+    found = refusal(read_policy, f"{HEAD}{line}\n{RULES}")
+    assert complaint in found.text
+    assert found.line == 2
+
+
+def test_the_fewest_blocks_allowed_are_enough(tmp_path):
+    path = tmp_path / "p.yaml"
+    path.write_text(f"{HEAD}blocks: {MIN_BLOCKS}\n{RULES}")
+    assert read_policy(path).blocks == MIN_BLOCKS == 5
+
+
+@pytest.mark.parametrize(
+    ("metrics", "line"),
+    [
+        ("", 1),
+        ("metrics: {}\n", 2),
+        ("metrics:\n  latency.p50: {margin: 5 %}\n", 2),
+        ("metrics:\n  latency.p50: {margin: 5 %, gate: false}\n", 2),
+    ],
+)
+def test_a_policy_by_which_nothing_decides_is_refused(metrics, line, refusal):
+    found = refusal(read_policy, HEAD + metrics)
+    assert (found.line, found.text) == (line, "no metric decides")
+    assert "gate: true" in found.hint
+
+
+@pytest.mark.parametrize(
+    ("rule", "complaint"),
+    [
+        ("{gate: true}", "'margin' is missing"),
+        ("{gate: true, margin: 0 %}", "a margin must be above zero"),
+        ("{gate: true, margin: 0.0 %}", "a margin must be above zero"),
+        ("{gate: 1, margin: 5 %}", "expected true or false, found '1'"),
+        ("5 %", "must be a table of keys"),
+    ],
+)
+def test_a_rule_that_says_too_little_is_refused(rule, complaint, refusal):
+    found = refusal(read_policy, f"{HEAD}metrics:\n  latency.p50: {rule}\n")
+    assert complaint in found.text
+    assert found.line == 3
