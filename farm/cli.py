@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -42,38 +43,38 @@ EXIT_CODES = {"config": 2, "workload": 1}
 @app.command()
 def check(
     inventory: Annotated[Path, typer.Argument(help="The inventory to check.")] = INVENTORY,
+    json: AsJson = False,
 ) -> None:
     """Validate inventory, suites and policies; touches no device."""
     from farm import console
-    from farm.inventory import read_inventory
-    from farm.plugins import find_suites
-    from farm.policy import read_policy
-    from farm.suite import read_suite
-    from farm.workload import read_workload
+    from farm.health import validate
+    from farm.reporting import as_json
 
-    devices = read_inventory(inventory).devices
-    console.out.print(console.safe(f"{inventory}: {len(devices)} devices"))
-    for name in find_suites():
-        suite = read_suite(name)
-        if suite.workload:
-            read_workload(suite.workload)
-        policy = read_policy(suite.policy_path) if suite.policy_path.exists() else None
-        gated = [r.metric.name for r in policy.rules if r.gate] if policy else []
-        decides = f"; its policy decides by {', '.join(gated)}" if gated else "; no policy"
-        console.out.print(console.safe(f"suite {name}: {', '.join(suite.measures)}{decides}"))
+    document = validate(inventory)
+    if json:
+        console.print_text(as_json(document))
+    else:
+        console.show_validation(document)
 
 
 @app.command()
-def doctor(inventory: Inventory = INVENTORY, store: Store = STORE) -> None:
+def doctor(inventory: Inventory = INVENTORY, store: Store = STORE, json: AsJson = False) -> None:
     """Look at installation, store and devices; shows the command that would mend each gap."""
+    from dataclasses import asdict
+
     from farm import console
     from farm.health import examine
+    from farm.reporting import as_json
 
-    bad = 0
+    checks = []
     for found in examine(inventory, store):
-        console.show_check(found)
-        bad += not found.ok
-    raise typer.Exit(4 if bad else 0)
+        checks.append(found)
+        if not json:
+            console.show_check(found)
+    if json:
+        document = {"schema": "farm.doctor/1", "checks": [asdict(check) for check in checks]}
+        console.print_text(as_json(document))
+    raise typer.Exit(0 if all(check.ok for check in checks) else 4)
 
 
 @app.command()
@@ -291,6 +292,7 @@ def main() -> None:
     """Entry point: every error becomes two lines and an exit code."""
     from farm.errors import FarmError
 
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # CI cancels with it: clean up too
     try:
         app()
     except FarmError as error:

@@ -227,6 +227,15 @@ def show_job(job: StoredJob) -> None:
             out.print(safe(f"--- {exhibit.name}\n{exhibit.text.rstrip()}"))
 
 
+def show_validation(document: Document) -> None:
+    """What a check of the inventory, the suites and their policies found."""
+    out.print(safe(f"{document['inventory']}: {len(document['devices'])} devices"))
+    for suite in document["suites"]:
+        decides = ", ".join(suite["decides_by"])
+        policy = f"its policy decides by {decides}" if decides else "no policy"
+        out.print(safe(f"suite {suite['suite']}: {', '.join(suite['measures'])}; {policy}"))
+
+
 def show_check(check: Check) -> None:
     """One line of the doctor, and what would mend it."""
     out.print(Text("ok  " if check.ok else "NO  ", style="green" if check.ok else "bold red"),

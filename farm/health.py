@@ -9,13 +9,17 @@ from functools import partial
 from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from farm.errors import FarmError
 from farm.inventory import read_inventory
 from farm.model import Device, DeviceState
-from farm.plugins import find_platform, find_runtime, find_transport
+from farm.plugins import find_platform, find_runtime, find_suites, find_transport
+from farm.policy import read_policy
 from farm.protocols import Limits
 from farm.store.database import open_store
+from farm.suite import read_suite
+from farm.workload import read_workload
 
 EXTRAS = {"onnx": ("onnx", "onnxruntime"), "dashboard": ("streamlit", "altair")}
 """Modules that each optional part of the installation needs."""
@@ -36,6 +40,34 @@ class Check:
     ok: bool
     detail: str
     fix: str = ""
+
+
+def validate(inventory: Path) -> dict[str, Any]:
+    """Read everything that people wrote; the document `farm.check/1` of what there is.
+
+    Raises:
+        ConfigError: the first mistake, with file and line.
+    """
+    devices = read_inventory(inventory).devices
+    suites = []
+    for name in find_suites():
+        suite = read_suite(name)
+        if suite.workload:
+            read_workload(suite.workload)
+        rules = read_policy(suite.policy_path).rules if suite.policy_path.exists() else ()
+        suites.append(
+            {
+                "suite": name,
+                "measures": list(suite.measures),
+                "decides_by": [rule.metric.name for rule in rules if rule.gate],
+            }
+        )
+    return {
+        "schema": "farm.check/1",
+        "inventory": str(inventory),
+        "devices": [device.name for device in devices],
+        "suites": suites,
+    }
 
 
 def examine(inventory: Path, store: Path) -> Iterator[Check]:

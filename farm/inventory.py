@@ -80,6 +80,7 @@ def _read_device(name: str, entry: Table) -> Device:
     try:
         address = Address.parse(text)
         transport = find_transport(address.scheme)
+        transport.check(address)
     except ConfigError as error:
         raise entry.error(error.message, key="address", hint=error.hint) from error
     device = Device(

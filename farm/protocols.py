@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import ClassVar, Protocol
 
 from farm.errors import OutOfSpace, TransferCorrupt
-from farm.model import Artifact, Device, Load, Scenario, Workload
+from farm.model import Address, Artifact, Device, Load, Scenario, Workload
 from farm.record import Fact, Finding, Measured, Output, Reading
 
 
@@ -96,6 +96,14 @@ class Transport(Protocol):
 
     @abstractmethod
     def __init__(self, device: Device) -> None: ...
+
+    @classmethod
+    def check(cls, address: Address) -> None:
+        """Refuse an address that can never work; touches no device.
+
+        Raises:
+            ConfigError: the address is wrong.
+        """
 
     @abstractmethod
     def run(

@@ -168,7 +168,8 @@ def open_session(spec: Mapping[str, Any]) -> Any:
         session = ort.InferenceSession(spec["model"], options, providers=[provider])
     except Exception as error:
         code = "wrong_accelerator" if "fallback" in str(error) else "unsupported_model"
-        raise WorkloadProblem(code, first_line(error)) from error
+        message = first_line(error).replace(spec["model"], "the model")
+        raise WorkloadProblem(code, message) from error
     if session.get_providers()[0] != provider:
         got = ", ".join(session.get_providers())
         raise WorkloadProblem("wrong_accelerator", f"asked for {asked}, got {got}")

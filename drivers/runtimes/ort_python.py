@@ -32,6 +32,14 @@ START_S = 60.0
 """Allowance for starting Python, loading a model and saving results on a slow board."""
 INFER_S = 600.0
 
+HINTS = {
+    "unsupported_model": "check the file with onnx.checker; its operators may be too new here",
+    "deploy_failed": "compare the model's inputs with those of the workload",
+    "wrong_accelerator": "ask for one that 'farm doctor' shows for this device",
+    "wrong_output": "run this input by hand; often a scale of zero, or an overflow",
+}
+"""What the model's author can do, by the kind of problem."""
+
 
 class OrtPython(Runtime):
     """Runs ONNX models where Python, numpy and onnxruntime are installed."""
@@ -127,7 +135,7 @@ class _Deployment(Deployment):
                 if done.returncode != 0:
                     raise _crashed(done)
                 result = json.loads(fetch("result.json").read_text())
-                _refuse(result, spec["accelerator"])
+                _refuse(result, spec["accelerator"], done)
                 yield result, fetch
         finally:
             self._clean(folder, process.kill)
@@ -153,8 +161,12 @@ def _crashed(done: Completed) -> RuntimeCrashed:
     )
 
 
-def _refuse(result: dict[str, Any], asked: str) -> None:
+def _refuse(result: dict[str, Any], asked: str, done: Completed) -> None:
     if error := result.get("error"):
-        raise WORKLOAD_ERRORS[error["code"]](error["message"])
+        raise WORKLOAD_ERRORS[error["code"]](
+            error["message"],
+            hint=HINTS[error["code"]],
+            evidence=[Evidence(name="stderr", text=done.stderr)] if done.stderr else [],
+        )
     if result["accelerator"] != asked:
         raise WrongAccelerator(f"asked for {asked}, ran on {result['accelerator']}")

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 
 from drivers.virtual.cost import work_units
-from drivers.virtual.physics import PROFILES, Body, Noise
+from drivers.virtual.physics import PROFILES, Body, Noise, Profile
 from farm.errors import ConfigError, ConnectionLost, DeviceRebooted, nearest_hint
-from farm.model import Device
+from farm.model import Address, Device
 from farm.protocols import Clock
 
 INFER_LIMIT_S = 600
@@ -79,17 +79,12 @@ class VirtualDevice:
     """
 
     def __init__(self, device: Device, root: Path) -> None:
-        profile = PROFILES.get(device.address.place)
-        if profile is None:
-            raise ConfigError(
-                f"there is no virtual device '{device.address.place}'",
-                hint=nearest_hint(device.address.place, PROFILES),
-            )
+        profile = find_profile(device.address)
         self.name = device.name
         self.root = root
         self.profile = profile
-        self.seed = int(device.address.option("seed", "0"))
-        self._faults = _read_faults(device)
+        self.seed = read_seed(device.address)
+        self._faults = read_faults(device.address)
         self._counts = {"operation": 0, "push": 0, "start": 0}
         self.boots = self._count_boot()
         self.truth: list[Truth] = []
@@ -212,17 +207,47 @@ class VirtualDevice:
         return (kind, self._counts[counter]) in self._faults
 
 
-def _read_faults(device: Device) -> tuple[tuple[str, int], ...]:
+def find_profile(address: Address) -> Profile:
+    """The type of device that an address names.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    if address.place not in PROFILES:
+        raise ConfigError(
+            f"there is no virtual device '{address.place}'",
+            hint=nearest_hint(address.place, PROFILES),
+        )
+    return PROFILES[address.place]
+
+
+def read_seed(address: Address) -> int:
+    """The seed of all noise.
+
+    Raises:
+        ConfigError: it is no whole number.
+    """
+    text = address.option("seed", "0")
+    if not text.isdigit():
+        raise ConfigError(f"seed '{text}' is no whole number", hint="write for example seed=1")
+    return int(text)
+
+
+def read_faults(address: Address) -> tuple[tuple[str, int], ...]:
+    """Kind and moment of every scripted fault.
+
+    Raises:
+        ConfigError: one cannot be read.
+    """
     faults = []
-    for name, value in device.address.options:
-        if name == "fault":
-            kind, _, at = value.partition(":")
-            if kind not in FAULTS or not at.isdigit():
-                raise ConfigError(
-                    f"fault '{value}' of {device.name} cannot be read",
-                    hint=f"write KIND:AT with KIND one of {', '.join(FAULTS)}",
-                )
-            faults.append((kind, int(at)))
+    for value in (value for name, value in address.options if name == "fault"):
+        kind, _, at = value.partition(":")
+        if kind not in FAULTS or not at.isdigit():
+            raise ConfigError(
+                f"fault '{value}' cannot be read",
+                hint=f"write KIND:AT with KIND one of {', '.join(FAULTS)}",
+            )
+        faults.append((kind, int(at)))
     return tuple(faults)
 
 

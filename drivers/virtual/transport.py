@@ -10,9 +10,16 @@ import sys
 from pathlib import Path, PurePosixPath
 from typing import ClassVar
 
-from drivers.virtual.device import Ran, VirtualDevice, switch_on
+from drivers.virtual.device import (
+    Ran,
+    VirtualDevice,
+    find_profile,
+    read_faults,
+    read_seed,
+    switch_on,
+)
 from farm.errors import CommandTimeout, ConnectError, InfraError, OutOfSpace
-from farm.model import Device
+from farm.model import Address, Device
 from farm.protocols import Completed, Detached, Transport
 
 PYTHON = "python3"
@@ -41,6 +48,13 @@ class VirtualTransport(Transport):
             ) from error
         self.clock = self.device.clock
         self.root = PurePosixPath(root)
+
+    @classmethod
+    def check(cls, address: Address) -> None:
+        """Refuse an unknown profile, seed or fault."""
+        find_profile(address)
+        read_seed(address)
+        read_faults(address)
 
     def run(
         self,

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import optimize, special
+import scipy  # its parts load when they are used: optimize alone takes most of a second
+from scipy import special
 
 POWER = 0.8
 """The chance with which an effect of the size of the MDE would be found."""
@@ -113,7 +114,7 @@ def _tango_bound(lost: int, won: int, n: int, z: float) -> float:
         return 1.0
     if _tango_score(lost, won, n, -edge) < z:
         return -1.0
-    root: float = optimize.brentq(
+    root: float = scipy.optimize.brentq(
         lambda delta: _tango_score(lost, won, n, delta) - z, -edge, edge, xtol=1e-10
     )
     return root
