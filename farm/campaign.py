@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from farm.errors import ConfigError, FarmError, LeaseTimeout
+from farm.errors import ConfigError, FarmError, LeaseTimeout, as_utf8
 from farm.inventory import read_inventory
 from farm.judging import GateVerdict, compare, judge
 from farm.lease import Lease, leased, renew
@@ -335,7 +335,7 @@ def _command(
         ("--store", where.store, DEFAULT_STORE),
     ):
         words += [name, str(value)] if str(value) != default else []
-    return shlex.join(words)
+    return as_utf8(shlex.join(words))
 
 
 def _repeated(option: str, values: Iterable[str]) -> list[str]:

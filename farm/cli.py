@@ -298,9 +298,10 @@ def main() -> None:
     except FarmError as error:
         _complain(str(error), error.hint)
         sys.exit(EXIT_CODES.get(error.family, 4))
-    except KeyboardInterrupt:
-        _complain("interrupted", "what was finished is kept; run the same command again")
-        sys.exit(130)
+    except SystemExit as ended:
+        if ended.code == 130:  # what Typer makes of a KeyboardInterrupt
+            _complain("interrupted", "what was finished is kept; run the same command again")
+        raise
     except Exception as error:
         if os.environ.get("FARM_DEBUG"):
             raise

@@ -32,6 +32,8 @@ STYLES = {
 PIPE_WIDTH = 120
 """Columns of a table that no terminal limits."""
 
+METRIC_WIDTH = 18
+
 out = Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
 err = Console(stderr=True, highlight=False)
 
@@ -58,7 +60,7 @@ def table(title: str, *columns: str, right: Iterable[str] = ()) -> Table:
             column,
             justify="right" if column in right else "left",
             overflow="fold",
-            no_wrap=column == "metric",
+            min_width=METRIC_WIDTH if column == "metric" else None,
         )
     return made
 
@@ -123,7 +125,7 @@ def show_run(document: Document) -> None:
     for job in document["jobs"]:
         made.add_section()
         title = f"{_marked(job['device'], job['simulated'])}: {job['model']['name']}"
-        add(made, Text.assemble((safe(title).plain, "bold")))
+        add(made, _heading(title))
         for m in job["measurements"]:
             value, interval = format_value(m["value"], m["unit"]), format_interval(m)
             add(made, f"  {m['metric']}", value, interval, m["n"])
@@ -137,9 +139,9 @@ def show_run(document: Document) -> None:
 def _show_job_lines(jobs: Iterable[Document]) -> None:
     for job in jobs:
         if job["error"]:
-            out.print(safe(f"job {job['job']}: {job['error']['message']}"))
+            out.print(safe(f"job {job['job']}: {job['error']['message']}"), soft_wrap=True)
             hint = job["error"]["hint"] or f"its evidence: farm job show {job['job']}"
-            out.print(safe(f"  {hint}"), style="dim")
+            out.print(safe(f"  {hint}"), style="dim", soft_wrap=True)
         for note in job["notes"]:
             out.print(safe(f"note: {job['device']}: {note}"), style="dim")
 
@@ -155,7 +157,7 @@ def show_gate(gate: Document) -> None:
         group = (cell["device_type"], cell["runtime"], cell["accelerator"])
         if group != shown:
             made.add_section()
-            add(made, Text(_marked(cell["device_type"], cell["simulated"]), style="bold"))
+            add(made, _heading(_marked(cell["device_type"], cell["simulated"])))
             shown = group
         word = "" if cell["gate"] else " (informs)"
         verdict = safe(cell["verdict"])
@@ -255,6 +257,10 @@ def complain(message: str, hint: str) -> None:
 def print_text(text: str) -> None:
     """A document for another program."""
     sys.stdout.write(text + "\n")
+
+
+def _heading(text: str) -> Text:
+    return Text(safe(text).plain, style="bold")
 
 
 def _marked(name: str, simulated: bool) -> str:

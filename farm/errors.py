@@ -18,6 +18,7 @@ is the lab's or the farm's, and makes a result INVALID at most.
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
@@ -66,6 +67,11 @@ class FarmError(Exception):
 def one_line(text: str) -> str:
     """A text without anything that breaks a line or moves a cursor, whoever wrote its words."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def as_utf8(text: str) -> str:
+    r"""A file's name or a command as text that can be kept; bytes that are no UTF-8 become \xNN."""
+    return os.fsencode(text).decode("utf-8", "backslashreplace")
 
 
 class ConfigError(FarmError):

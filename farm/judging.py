@@ -224,6 +224,9 @@ def _from_items(cell: Cell, group: list[JobResult], alpha: float) -> Cell:
 
 
 def _from_number(cell: Cell, group: list[JobResult]) -> Cell:
+    for result in group:  # the size of a file that no runtime can load says nothing
+        if result.error and result.error.family == "workload":
+            return replace(cell, reasons=(_reason(result.error, result.job.device.name),))
     sizes = {arm.arm: float(arm.artifact.size_bytes) for arm in group[0].job.arms}
     if not sizes[Arm.BASELINE]:
         return replace(cell, reasons=("not_measured: the baseline's file is empty",))

@@ -35,6 +35,10 @@ class Lease:
     token: int
 
 
+_held: set[Lease] = set()
+"""The leases that this process has not let go of."""
+
+
 @contextmanager
 def leased(store: Store, device: Device, holder: str, *, wait_s: float = 0.0) -> Iterator[Lease]:
     """Hold a device, and every device that shares its host, for the time of a `with` block.
@@ -49,9 +53,11 @@ def leased(store: Store, device: Device, holder: str, *, wait_s: float = 0.0) ->
         LeaseTimeout: somebody else holds it.
     """
     lease = _acquire(store, device, holder, wait_s)
+    _held.add(lease)
     try:
         yield lease
     finally:
+        _held.discard(lease)
         _release(store, lease)
 
 
@@ -99,6 +105,9 @@ def _blocker(connection: sa.Connection, device: Device) -> str | None:
         if row["node"] != platform.node():
             state = "" if row["until"] > time.time() else ", lost: only its own machine frees it"
             return f"{row['holder']} on {row['node']}{state}"
+        ours = row["pid"] == os.getpid()
+        if ours and Lease(device=row["device"], token=row["token"]) not in _held:
+            continue  # an earlier release of ours could not be written
         if (row["boot_id"], row["process_start"]) == (_boot_id(), _process_start(row["pid"])):
             return f"{row['holder']} (process {row['pid']}, {row['device']})"
     return None

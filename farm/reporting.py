@@ -157,7 +157,7 @@ def as_junit(document: Document) -> str:
     gate = document if document["schema"] == "farm.gate/1" else document.get("gate")
     cases = [_cell_case(c) for c in gate["cells"] if c["gate"]] if gate else []
     if not gate:
-        cases = [_job_case(job) for job in document["jobs"]]
+        cases = [_job_case(job) for job in document["jobs"]] + _missing_cases(document)
     name = f"farm.{document['schema'].split('.')[1].split('/')[0]}"
     suite = ET.Element("testsuite", name=name, tests=str(len(cases)))
     for tag, attribute in (("failure", "failures"), ("error", "errors"), ("skipped", "skipped")):
@@ -276,7 +276,7 @@ def _gate_markdown(gate: Document) -> str:
         "|---|---|---:|---|---:|---:|---|",
     ]
     for cell in gate["cells"]:
-        kind = _cell_text(cell["device_type"]) + (" (simulated)" if cell["simulated"] else "")
+        kind = _cell_text(_badged(cell, "device_type"))
         verdict = f"{_MARKS[cell['verdict']]} {cell['verdict']}"
         lines.append(
             f"| {kind} | {cell['metric']} | {format_effect(cell, 'effect')} | "
@@ -289,7 +289,7 @@ def _gate_markdown(gate: Document) -> str:
         for cell in gate["cells"]
         for reason in cell["reasons"]
     ]
-    confidence = f"{gate['cells'][0]['confidence']:.0%}" if gate["cells"] else ""
+    confidence = f"{gate['cells'][0]['confidence'] * 100:.10g} %" if gate["cells"] else ""
     lines += ["", *notes, "", f"A positive effect is worse; bounds are one-sided at {confidence}; "
               f"policy {gate['policy_sha256'][:12]}."]  # fmt: skip
     return "\n".join(lines) + "\n"
@@ -298,16 +298,16 @@ def _gate_markdown(gate: Document) -> str:
 def _run_markdown(document: Document) -> str:
     run = document["run"]
     lines = [
-        f"## Run {run['id']}: {run['suite']}",
+        f"## Run {run['id']}: {_cell_text(run['suite'])}",
         "",
         f"{len({j['job'] for j in document['jobs']})} of {run['planned']} jobs, revision "
-        f"{run['revision'][:12] or 'unknown'}, started {run['started']}.",
+        f"{_cell_text(run['revision'][:12]) or 'unknown'}, started {run['started']}.",
         "",
         "| device | model | metric | value | interval | n |",
         "|---|---|---|---:|---|---:|",
     ]
     for job in document["jobs"]:
-        device = _cell_text(job["device"]) + (" (simulated)" if job["simulated"] else "")
+        device = _cell_text(_badged(job, "device"))
         model = _cell_text(job["model"]["name"])
         for m in job["measurements"]:
             value, interval = format_value(m["value"], m["unit"]), format_interval(m)
@@ -318,7 +318,8 @@ def _run_markdown(document: Document) -> str:
             message = _cell_text(job["error"]["message"])
             lines.append(f"| {device} | {model} | **{job['outcome']}** | {message} | | |")
     for skip in document["skips"]:
-        lines.append(f"\n- {_cell_text(skip['device'])}: {skip['what']} skipped: {skip['reason']}")
+        device, what, reason = (_cell_text(skip[key]) for key in ("device", "what", "reason"))
+        lines.append(f"\n- {device}: {what} skipped: {reason}")
     return "\n".join(lines) + "\n"
 
 
@@ -331,7 +332,7 @@ def _cell_text(text: str) -> str:
 
 
 def _cell_case(cell: Document) -> ET.Element:
-    name = f"{cell['metric']} on {cell['device_type']}"
+    name = f"{cell['metric']} on {_badged(cell, 'device_type')}"
     case = ET.Element("testcase", classname=_xml_text(cell["workload"]), name=_xml_text(name))
     if cell["verdict"] != "PASS":
         tag = "error" if cell["verdict"] == "INVALID" else "failure"
@@ -343,8 +344,24 @@ def _cell_case(cell: Document) -> ET.Element:
     return case
 
 
+def _badged(entry: Document, key: str) -> str:
+    """A device or type, marked if its numbers are simulated."""
+    return f"{entry[key]} (simulated)" if entry["simulated"] else str(entry[key])
+
+
+def _missing_cases(document: Document) -> list[ET.Element]:
+    """What an interrupted run or an unjudged gate still owes: it must not look green."""
+    run = document["run"]
+    missing = run["planned"] - len({job["job"] for job in document["jobs"]})
+    if not missing and run["kind"] != "gate":
+        return []
+    case = ET.Element("testcase", classname="farm", name="the whole run")
+    ET.SubElement(case, "error", message=f"{missing} jobs are missing", type="INTERRUPTED")
+    return [case]
+
+
 def _job_case(job: Document) -> ET.Element:
-    name = f"{job['model']['name']} on {job['device']}"
+    name = f"{job['model']['name']} on {_badged(job, 'device')}"
     case = ET.Element("testcase", classname=_xml_text(job["workload"]), name=_xml_text(name))
     if job["error"]:
         message = _xml_text(job["error"]["message"])

@@ -260,7 +260,7 @@ def _result(harvest: _Harvest, outcome: Outcome, error: ErrorRecord | None) -> J
         environment=harvest.environment,
         repeats=tuple(harvest.repeats),
         arms=tuple(_summarise(harvest, arm) for arm in harvest.job.arms),
-        notes=(*dict.fromkeys(harvest.notes), *_disturbance(harvest)),
+        notes=(*dict.fromkeys(map(_masked, harvest.notes)), *_disturbance(harvest)),
         error=error,
     )
 
@@ -299,10 +299,15 @@ def _kept(error: FarmError, harvest: _Harvest) -> ErrorRecord:
     at_fault = harvest.at_work if isinstance(error, WorkloadError) else None
     record = ErrorRecord.of(error, arm=at_fault, other_arm_ran=bool(harvest.ran - {at_fault}))
     evidence = tuple(
-        Evidence(name=exhibit.name, text=_masked(exhibit.text[-EVIDENCE_LIMIT:]))
+        Evidence(name=exhibit.name, text=_masked(exhibit.text)[-EVIDENCE_LIMIT:])
         for exhibit in error.evidence
     )
-    return replace(record, message=_masked(record.message), evidence=evidence)
+    return replace(
+        record,
+        message=_masked(record.message),
+        hint=_masked(record.hint),
+        evidence=evidence,
+    )
 
 
 def _masked(text: str) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from farm.document import Table, read_document
-from farm.errors import ConfigError, nearest_hint
+from farm.errors import ConfigError, as_utf8, nearest_hint
 from farm.metrics import METRICS, Method, find_metric
 from farm.model import Artifact, Candidate, ModelFile, Workload
 
@@ -76,11 +76,16 @@ def resolve_workload(
     with none of them the models run on seeded inputs.
 
     Raises:
-        ConfigError: two models lie in different workloads, or the workload cannot be read.
+        ConfigError: two models lie in different workloads, the workload cannot be read, or sizes
+            are given for a workload that has its own.
     """
+    homes = {home for model in models if (home := _home(model))}
+    if dimensions and (explicit or homes or suite):
+        raise ConfigError(
+            "a workload brings its own shapes", hint="--shape is for a model without a workload"
+        )
     if explicit:
         return read_workload(explicit)
-    homes = {home for model in models if (home := _home(model))}
     if len(homes) > 1:
         first, second = sorted(homes)[:2]
         raise ConfigError(
@@ -112,7 +117,8 @@ def resolve_candidate(model: Path) -> Candidate:
         formats = [FORMATS[path.suffix] for path in files]
         if not files or len(set(formats)) < len(formats):
             raise ConfigError(
-                f"{str(model)!r} has {len(files) or 'no'} model files", hint="name one of them"
+                f"{str(model)!r} has {len(files) or 'no'} model files",
+                hint="name one of them" if files else f"known: {', '.join(sorted(FORMATS))}",
             )
         return Candidate(name=model.name, files=tuple(_model_file(path) for path in files))
     if not there:
@@ -120,7 +126,7 @@ def resolve_candidate(model: Path) -> Candidate:
         raise ConfigError(
             f"there is no model at {str(model)!r}", hint=nearest_hint(str(model), near)
         )
-    return Candidate(name=model.stem, files=(_model_file(model),))
+    return Candidate(name=as_utf8(model.stem), files=(_model_file(model),))
 
 
 def _home(model: Path) -> Path | None:

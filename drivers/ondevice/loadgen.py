@@ -15,6 +15,7 @@ is the call of the model and nothing else.
 from __future__ import annotations
 
 import array
+import errno
 import gc
 import itertools
 import json
@@ -60,6 +61,8 @@ DTYPES = {
 }
 
 SEED = 0
+MAX_MESSAGE = 300
+NO_ROOM = 28  # exit status when the device's disk is full: not the model's doing
 MAX_FEEDS = 64  # enough different inputs that no branch predictor learns them by heart
 WARMUP_WINDOW_NS = 25_000_000
 WARMUP_WINDOW_QUERIES = 10
@@ -168,7 +171,7 @@ def open_session(spec: Mapping[str, Any]) -> Any:
         session = ort.InferenceSession(spec["model"], options, providers=[provider])
     except Exception as error:
         code = "wrong_accelerator" if "fallback" in str(error) else "unsupported_model"
-        message = first_line(error).replace(spec["model"], "the model")
+        message = short(error).replace(spec["model"], "the model")
         raise WorkloadProblem(code, message) from error
     if session.get_providers()[0] != provider:
         got = ", ".join(session.get_providers())
@@ -178,6 +181,9 @@ def open_session(spec: Mapping[str, Any]) -> Any:
 
 def seeded_feed(session: Any, dimensions: Mapping[str, int]) -> Feed:
     """One input drawn from the declared shapes and types."""
+    declared_names = {size for entry in session.get_inputs() for size in entry.shape}
+    if unknown := set(dimensions) - declared_names:
+        raise WorkloadProblem("deploy_failed", f"no input has a free dimension '{unknown.pop()}'")
     rng = np.random.default_rng(SEED)
     feed = {}
     for declared in session.get_inputs():
@@ -202,6 +208,11 @@ def size_of(declared: Any, axis: int, dimensions: Mapping[str, int]) -> int:
         return dimensions[size]
     if axis == 0:
         return 1
+    if not isinstance(size, str):
+        raise WorkloadProblem(
+            "deploy_failed",
+            f"input '{declared.name}' has a free dimension without a name: it needs a workload",
+        )
     raise WorkloadProblem(
         "deploy_failed",
         f"input '{declared.name}' has the free dimension '{size}'; give its size: --shape {size}=N",
@@ -228,14 +239,16 @@ def run_once(session: Any, names: Sequence[str], feed: Feed) -> list[npt.NDArray
     try:
         outputs: list[npt.NDArray[Any]] = session.run(names, feed)
     except Exception as error:
-        raise WorkloadProblem("deploy_failed", first_line(error)) from error
+        raise WorkloadProblem("deploy_failed", short(error)) from error
     return outputs
 
 
 def refuse_bad_numbers(names: Sequence[str], outputs: Sequence[npt.NDArray[Any]]) -> None:
     """A model that answers NaN is not fast, it is broken."""
     for name, values in zip(names, outputs, strict=True):
-        if np.asarray(values).dtype.kind == "f" and not np.isfinite(values).all():
+        if not isinstance(values, np.ndarray) or values.dtype.kind not in "fiub":
+            raise WorkloadProblem("wrong_output", f"output '{name}' is no array of numbers")
+        if values.dtype.kind == "f" and not np.isfinite(values).all():
             raise WorkloadProblem("wrong_output", f"output '{name}' is NaN or infinite")
 
 
@@ -286,9 +299,9 @@ def peak_rss_bytes() -> int:
     return int(line.split()[1]) * 1024
 
 
-def first_line(error: BaseException) -> str:
-    """The first line of an error's text; runtimes like to add pages."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+def short(error: BaseException) -> str:
+    """An error's text in one line of bounded length; runtimes like to add pages."""
+    return " ".join(str(error).split())[:MAX_MESSAGE] or type(error).__name__
 
 
 def facts() -> dict[str, Any]:
@@ -325,9 +338,15 @@ def main() -> None:
     if sys.argv[1:] == ["--facts"]:
         print(json.dumps(facts()))
         return
-    result = execute(json.loads(sys.argv[1]))
-    with open("result.json", "w") as file:
-        json.dump(result, file)
+    try:
+        result = execute(json.loads(sys.argv[1]))
+        with open("result.json", "w") as file:
+            json.dump(result, file)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        print(f"cannot keep the results: {error.strerror}", file=sys.stderr)
+        sys.exit(NO_ROOM)
 
 
 if __name__ == "__main__":

@@ -46,19 +46,17 @@ printf 'uptime=%s\\n' "$(cut -d' ' -f1 /proc/uptime)"
 
 _FREE = 'df -Pk "$1" | { read -r _; read -r _ _ _ free _; echo "$free"; }'
 
-# A run is a stray if it has no rc and its process still is the one that was started, unless the
-# controller that owns it is alive and is not the one that asks.
+# A run is a stray if its process still is the one that was started, unless the controller that owns
+# it is alive and is not the one that asks. Numbers are used again: the beginning tells them apart.
 _SWEEP = """
 cd "$1/runs" 2>/dev/null || exit 0
+began() { sed 's/.*) //' "/proc/$1/stat" 2>/dev/null | cut -d' ' -f20; }
 for run in */; do
   [ -d "$run" ] || continue
-  read -r owner start 2>/dev/null < "$run/owner" || owner=
-  if [ -n "$owner" ] && [ "$owner" != "$2" ] && [ -r "/proc/$owner/stat" ]; then
-    now=$(sed 's/.*) //' "/proc/$owner/stat" | cut -d' ' -f20)
-    [ "$now" = "$start" ] && continue
+  if read -r owner since 2>/dev/null < "$run/owner" && [ "$owner" != "$2" ]; then
+    [ "$(began "$owner")" = "$since" ] && continue
   fi
-  if read -r pid 2>/dev/null < "$run/pid" && [ ! -e "$run/rc" ] &&
-     tr '\\0' '\\n' < "/proc/$pid/cmdline" 2>/dev/null | grep -qxF "$1/runs/${run%/}"; then
+  if read -r pid since 2>/dev/null < "$run/pid" && [ "$(began "$pid")" = "$since" ]; then
     kill -9 "-$pid" && echo "${run%/}"
   fi
   rm -rf -- "$run"

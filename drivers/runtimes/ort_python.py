@@ -19,6 +19,7 @@ from farm.errors import (
     DeviceError,
     Evidence,
     InfraError,
+    OutOfSpace,
     RuntimeCrashed,
     WrongAccelerator,
 )
@@ -31,6 +32,8 @@ PYTHON = "python3"
 START_S = 60.0
 """Allowance for starting Python, loading a model and saving results on a slow board."""
 INFER_S = 600.0
+NO_ROOM = 28
+"""Exit status of the loadgen when the device's disk is full."""
 
 HINTS = {
     "unsupported_model": "check the file with onnx.checker; its operators may be too new here",
@@ -132,6 +135,8 @@ class _Deployment(Deployment):
                     transport.pull(folder / name, target)
                     return target
 
+                if done.returncode == NO_ROOM:
+                    raise OutOfSpace(done.stderr.strip(), hint="make room on the device")
                 if done.returncode != 0:
                     raise _crashed(done)
                 result = json.loads(fetch("result.json").read_text())
@@ -153,7 +158,6 @@ def _crashed(done: Completed) -> RuntimeCrashed:
     how = f"by signal {signal}" if signal > 0 and done.returncode not in (1, 2) else "with an error"
     return RuntimeCrashed(
         f"the process that ran the model died {how} (status {done.returncode})",
-        hint="its standard error is kept with the job: farm job show",
         evidence=[
             Evidence(name="stderr", text=done.stderr),
             Evidence(name="stdout", text=done.stdout),

@@ -21,8 +21,14 @@ from farm.protocols import Clock, Completed, Detached, Transport
 OUTPUT_LIMIT = 64 << 10
 """Bytes kept of what a detached process prints, from the end."""
 
-# $1: folder. The process group is the script's own; `rc` appears whole or not at all.
-_DETACH = 'cd "$1" && shift && echo $$ >pid && "$@" >out 2>err; echo $? >rc.part && mv rc.part rc'
+# $1: folder. The process group is the script's own. `pid` (with the moment it began, for numbers
+# are used again) and `rc` appear whole or not at all.
+_DETACH = """
+cd "$1" && shift
+echo $$ "$(cut -d' ' -f22 /proc/$$/stat)" >pid.part && mv pid.part pid
+"$@" >out 2>err
+echo $? >rc.part && mv rc.part rc
+"""
 
 
 class SystemClock(Clock):
@@ -112,6 +118,8 @@ class LocalTransport(Transport):
         null = subprocess.DEVNULL
         command = ("sh", "-c", _DETACH, "farm-run", str(folder), *argv)
         process = _spawn(command, stdin=null, stdout=null, stderr=null, cwd=folder)
+        while not (place / "pid").exists() and process.poll() is None:
+            time.sleep(0.001)  # from here on anybody can find it, whatever becomes of us
         return LocalDetached(place, process)
 
     def attach(self, id: str) -> Detached:
@@ -164,8 +172,8 @@ class LocalDetached(Detached):
 
     def kill(self) -> None:
         """End the whole group."""
-        pid = self._process.pid if self._process else self._pid()
-        if pid and self._is_ours(pid):
+        pid, began = self._identity()
+        if pid and _began(pid) == began:
             _kill_group(pid)
         if self._process:
             self._process.wait()
@@ -173,21 +181,16 @@ class LocalDetached(Detached):
     def _alive(self) -> bool:
         if self._process:
             return self._process.poll() is None
-        pid = self._pid()
-        return bool(pid) and self._is_ours(pid) and not (self._folder / "rc").exists()
+        pid, began = self._identity()
+        return bool(pid) and _began(pid) == began and not (self._folder / "rc").exists()
 
-    def _pid(self) -> int:
+    def _identity(self) -> tuple[int, str]:
+        """Number and beginning of the process; 0 if it never came to say."""
         try:
-            return int((self._folder / "pid").read_text())
+            pid, began = (self._folder / "pid").read_text().split()
+            return int(pid), began
         except (OSError, ValueError):
-            return 0
-
-    def _is_ours(self, pid: int) -> bool:
-        """Whether that pid still is the process that was started: numbers are used again."""
-        try:
-            return self.id.encode() in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-        except OSError:
-            return False
+            return 0, ""
 
 
 def _spawn(
@@ -221,8 +224,16 @@ def _environment() -> dict[str, str]:
 
 def _owner() -> str:
     """This process, such that a later one with the same number is not taken for it."""
-    started = Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19]
-    return f"{os.getpid()} {started}\n"
+    return f"{os.getpid()} {_began(os.getpid())}\n"
+
+
+def _began(pid: int) -> str:
+    """When a process began, in kernel ticks; empty if there is none, or only its corpse."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return ""
+    return "" if fields[0] in "ZX" else fields[19]
 
 
 def _kill_group(pid: int) -> None:

@@ -139,7 +139,7 @@ def test_what_a_dead_controller_left_running_is_swept_before_the_next_run(
     while not (pids := list(runs.glob("*/pid"))) or not pids[0].read_text().strip():
         assert controller.poll() is None
         time.sleep(0.02)
-    stray = int(pids[0].read_text())
+    stray = int(pids[0].read_text().split()[0])
     controller.kill()
     controller.wait()
     os.kill(stray, 0)  # it lives on: that is what detached means

@@ -111,20 +111,20 @@ def test_a_workload_folder_that_names_no_model_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("files", "complaint"),
+    ("files", "complaint", "hint"),
     [
-        ((), "no model files"),
-        (("a.txt",), "no model files"),
-        (("a.onnx", "b.onnx"), "2 model files"),
+        ((), "no model files", "known: .onnx"),
+        (("a.txt",), "no model files", "known: .onnx"),
+        (("a.onnx", "b.onnx"), "2 model files", "name one of them"),
     ],
 )
-def test_a_folder_that_does_not_say_which_model_is_refused(files, complaint, tmp_path):
+def test_a_folder_that_does_not_say_which_model_is_refused(files, complaint, hint, tmp_path):
     for name in files:
         model(tmp_path / "folder" / name)
     (tmp_path / "folder").mkdir(exist_ok=True)
     with pytest.raises(ConfigError, match=complaint) as caught:
         resolve_candidate(tmp_path / "folder")
-    assert caught.value.hint == "name one of them"
+    assert caught.value.hint == hint
 
 
 @pytest.mark.parametrize("name", ["net.tflit", "net", ".onnx", "net.onnx.bak", "net\n.bin"])
