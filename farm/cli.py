@@ -204,19 +204,19 @@ def job_list(
 ) -> None:
     """List the latest jobs."""
     from farm import console
-    from farm.store import reader
+    from farm.store import reader, rows
     from farm.store.database import open_store
 
-    with open_store(store, create=False) as opened:
-        run_id = reader.find_run(opened, run).id if run else None
+    with open_store(store, read_only=True) as opened:
+        run_id = rows.find_run(opened, run).id if run else None
         frame = reader.jobs(opened, run_id=run_id, limit=limit)
-    rows = frame.to_dict("records")
+    listed = [{str(key): value for key, value in row.items()} for row in frame.to_dict("records")]
     if json:
         from farm.reporting import as_json
 
-        console.print_text(as_json({"schema": "farm.jobs/1", "jobs": rows}))
+        console.print_text(as_json({"schema": "farm.jobs/1", "jobs": listed}))
     else:
-        console.show_jobs({str(key): value for key, value in row.items()} for row in rows)
+        console.show_jobs(listed)
 
 
 @jobs_app.command("show")
@@ -228,9 +228,9 @@ def job_show(
     """Show one job with its environment and, if it failed, its evidence."""
     from farm import console
     from farm.store.database import open_store
-    from farm.store.reader import read_job
+    from farm.store.rows import read_job
 
-    with open_store(store, create=False) as opened:
+    with open_store(store, read_only=True) as opened:
         found = read_job(opened, job)
     if json:
         from farm.reporting import as_json, job_document
@@ -321,9 +321,9 @@ def _complain(message: str, hint: str) -> None:
 def _show_run(store: Path, run_id: str, *, as_json: bool) -> None:
     from farm import console, reporting
     from farm.store.database import open_store
-    from farm.store.reader import find_run
+    from farm.store.rows import find_run
 
-    with open_store(store, create=False) as opened:
+    with open_store(store, read_only=True) as opened:
         document = reporting.run_document(opened, find_run(opened, run_id))
     if as_json:
         console.print_text(reporting.as_json(document))

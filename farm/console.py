@@ -19,7 +19,7 @@ from farm.demo import DemoGate
 from farm.health import Check
 from farm.planning import Plan
 from farm.reporting import Document, format_bounds, format_effect, format_interval, format_value
-from farm.store.reader import StoredJob
+from farm.store.rows import StoredJob
 
 STYLES = {
     "PASS": "bold green",

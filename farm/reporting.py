@@ -17,7 +17,7 @@ from farm.metrics import Method
 from farm.planning import Plan
 from farm.record import Skip
 from farm.store.database import Store, open_store
-from farm.store.reader import StoredJob, StoredRun, find_run, read_jobs, read_verdict
+from farm.store.rows import StoredJob, StoredRun, find_run, read_jobs, read_verdict
 
 Document = dict[str, Any]
 
@@ -44,7 +44,7 @@ def report(run: str = "latest", *, format: str = "md", store: str | Path = ".far
     renderers = {"md": as_markdown, "junit": as_junit, "json": as_json}
     if format not in renderers:
         raise ConfigError(f"unknown format '{format}'", hint=nearest_hint(format, renderers))
-    with open_store(Path(store), create=False) as opened:
+    with open_store(Path(store), read_only=True) as opened:
         return renderers[format](run_document(opened, find_run(opened, run)))
 
 

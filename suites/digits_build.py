@@ -37,7 +37,7 @@ from onnxruntime import quantization as quant
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+from threadpoolctl import threadpool_limits
 
 from suites.digits_net import Floats, Ints, Params, train
 

@@ -70,23 +70,35 @@ class Store:
         self.close()
 
 
-def open_store(folder: Path, *, create: bool = True) -> Store:
+def open_store(folder: Path, *, read_only: bool = False) -> Store:
     """Open a store folder, making or upgrading it where needed.
 
     Args:
         folder: `.farm` by default on the command line.
-        create: make it if it is not there.
+        read_only: change nothing: neither make it nor upgrade it.
 
     Raises:
         StoreUnavailable: it cannot be made, opened or written.
-        SchemaMismatch: a newer farm wrote it.
+        SchemaMismatch: a newer farm wrote it, or an older one and it may not be upgraded.
     """
     path = folder / DATABASE_NAME
-    if not create and not path.is_file():
+    if read_only and not path.is_file():
         raise StoreUnavailable(
             f"there is no store at {str(folder)!r}",
             hint="'farm run' makes one; or name it with --store",
         )
+    if not read_only:
+        _make_folder(folder)
+    store = Store(folder, _engine(path, read_only=read_only))
+    try:
+        _upgrade(store, read_only=read_only)
+    except BaseException:
+        store.close()
+        raise
+    return store
+
+
+def _make_folder(folder: Path) -> None:
     try:
         (folder / "traces").mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -94,16 +106,9 @@ def open_store(folder: Path, *, create: bool = True) -> Store:
             f"cannot make the store {str(folder)!r}: {error.strerror}",
             hint="name a writable folder with --store",
         ) from error
-    store = Store(folder, _engine(path))
-    try:
-        _upgrade(store)
-    except BaseException:
-        store.close()
-        raise
-    return store
 
 
-def _engine(path: Path) -> sa.Engine:
+def _engine(path: Path, *, read_only: bool) -> sa.Engine:
     engine = sa.create_engine(
         sa.URL.create("sqlite", database=str(path)), connect_args={"timeout": BUSY_TIMEOUT_S}
     )
@@ -111,7 +116,8 @@ def _engine(path: Path) -> sa.Engine:
     @event.listens_for(engine, "connect")
     def _configure(connection: sqlite3.Connection, _record: object) -> None:
         connection.isolation_level = None  # we begin ourselves, below
-        connection.execute("PRAGMA journal_mode=WAL")
+        if not read_only:
+            connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=NORMAL")
         connection.execute("PRAGMA foreign_keys=ON")
 
@@ -124,10 +130,15 @@ def _engine(path: Path) -> sa.Engine:
     return engine
 
 
-def _upgrade(store: Store) -> None:
+def _upgrade(store: Store, *, read_only: bool) -> None:
     found = _revision(store)
     if found == HEAD:
         return
+    if read_only and (found or "") < HEAD:
+        raise SchemaMismatch(
+            f"the store {str(store.folder)!r} has the older schema {found}, {HEAD} is needed",
+            hint="the next 'farm run' on it upgrades it",
+        )
     if found is not None and found > HEAD:
         raise SchemaMismatch(
             f"the store {str(store.folder)!r} has schema {found}, this farm knows {HEAD}",

@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 
 from farm.errors import StoreError
-from farm.store import reader
+from farm.store import reader, rows
 from farm.store.database import open_store
 
 Command = Callable[..., Any]
@@ -260,7 +260,7 @@ def test_a_device_without_room_is_no_fault_of_the_model(
 
 def _whole_jobs(folder: Path) -> int:
     with open_store(folder) as store:
-        jobs = [reader.read_job(store, int(job)) for job in reader.jobs(store)["job_id"]]
+        jobs = [rows.read_job(store, int(job)) for job in reader.jobs(store)["job_id"]]
         for job in jobs:
             assert job.outcome == "COMPLETED"
             assert {m.metric: m.n for m in job.models[0].measurements}["latency.p50"] == 2

@@ -13,7 +13,7 @@ import pytest
 
 import farm
 from farm.record import Outcome
-from farm.store import reader
+from farm.store import reader, rows
 from farm.store.database import open_store
 
 Write = Callable[..., Path]
@@ -48,7 +48,7 @@ def test_a_killed_run_leaves_only_whole_jobs_and_no_lease(
 
 def _assert_whole(store: object, moment: str) -> None:
     for row in reader.jobs(store).to_dict("records"):  # type: ignore[arg-type]
-        job = reader.read_job(store, int(row["job_id"]))  # type: ignore[arg-type]
+        job = rows.read_job(store, int(row["job_id"]))  # type: ignore[arg-type]
         assert job.outcome == Outcome.COMPLETED, moment
         metrics = {m.metric for m in job.models[0].measurements}
         assert {"accuracy.top1", "latency.p50", "size.model_bytes"} <= metrics, moment

@@ -30,7 +30,7 @@ from farm.record import (
     Skip,
     Trace,
 )
-from farm.store import reader, schema, writer
+from farm.store import reader, rows, schema, writer
 from farm.store.database import HEAD, MIGRATIONS, Store, open_store
 from farm.store.traces import trace_path
 
@@ -88,7 +88,7 @@ def test_what_was_written_is_what_is_read(store: Store) -> None:
         evidence=(Evidence(name="stderr", text="boom"),),
     )  # fmt: skip
     job_id = writer.append_job(store, run_id, 0, _result(error=error), lease_token=0)
-    job = reader.read_job(store, job_id)
+    job = rows.read_job(store, job_id)
     assert job.error == error
     assert job.environment == (Fact(name="os", value="x"),)
     assert job.notes == ("a note",)
@@ -99,7 +99,7 @@ def test_what_was_written_is_what_is_read(store: Store) -> None:
     assert reader.traces(store, job_id, trace="correct")["value"].tolist() == [1.0, 0.0]
     assert reader.repeats(store, job_id)["conditions"].tolist() == [["throttled"]]
     assert reader.results(store)["value"].tolist() == [200.0]
-    assert reader.find_run(store).skips[0].reason == "no labels"
+    assert rows.find_run(store).skips[0].reason == "no labels"
 
 
 def test_a_run_is_there_before_its_first_job(store: Store) -> None:
@@ -131,7 +131,7 @@ def test_equal_samples_are_kept_once_under_their_digest(store: Store) -> None:
     run_id = _run(store)
     for ordinal in range(2):
         writer.append_job(store, run_id, ordinal, _result(), lease_token=0)
-    digests = {reader.read_job(store, n).trace_sha256 for n in (1, 2)}
+    digests = {rows.read_job(store, n).trace_sha256 for n in (1, 2)}
     assert len(digests) == 1
     assert trace_path(store.folder, digests.pop()).is_file()
     assert list((store.folder / "traces").glob("*.part")) == []
@@ -139,7 +139,7 @@ def test_equal_samples_are_kept_once_under_their_digest(store: Store) -> None:
 
 def test_lost_samples_are_told_apart_from_no_samples(store: Store) -> None:
     job_id = writer.append_job(store, _run(store), 0, _result(), lease_token=0)
-    trace_path(store.folder, reader.read_job(store, job_id).trace_sha256).unlink()
+    trace_path(store.folder, rows.read_job(store, job_id).trace_sha256).unlink()
     with pytest.raises(StoreError, match="cannot be read"):
         reader.traces(store, job_id)
 
@@ -147,14 +147,14 @@ def test_lost_samples_are_told_apart_from_no_samples(store: Store) -> None:
 def test_runs_are_found_by_the_beginning_of_their_id(store: Store) -> None:
     for suffix in ("aaaaaa", "bbbbbb"):
         _run(store, f"20260304-050607-{suffix}")
-    assert reader.find_run(store).id.endswith("bbbbbb")
-    assert reader.find_run(store, "20260304-050607-a").id.endswith("aaaaaa")
+    assert rows.find_run(store).id.endswith("bbbbbb")
+    assert rows.find_run(store, "20260304-050607-a").id.endswith("aaaaaa")
     with pytest.raises(ConfigError, match="several runs"):
-        reader.find_run(store, "2026")
+        rows.find_run(store, "2026")
     with pytest.raises(ConfigError, match="no run '2025'"):
-        reader.find_run(store, "2025")
+        rows.find_run(store, "2025")
     with pytest.raises(ConfigError):
-        reader.find_run(store, "%")
+        rows.find_run(store, "%")
 
 
 def test_reading_does_not_wait_for_a_writer(store: Store) -> None:
@@ -174,5 +174,5 @@ def test_the_schema_the_migrations_and_the_head_agree(store: Store) -> None:
 
 def test_a_store_that_is_not_there_is_not_made_by_reading(tmp_path: Path) -> None:
     with pytest.raises(StoreUnavailable, match="there is no store"):
-        open_store(tmp_path / "none", create=False)
+        open_store(tmp_path / "none", read_only=True)
     assert not (tmp_path / "none").exists()
