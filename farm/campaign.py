@@ -6,27 +6,24 @@ are thin layers over these functions.
 
 from __future__ import annotations
 
-import os
 import shlex
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 
-from farm.errors import ConfigError, FarmError, LeaseTimeout, as_utf8
+from farm.errors import ConfigError, as_utf8
+from farm.execution import Progress, begin, execute
 from farm.inventory import read_inventory
-from farm.judging import GateVerdict, compare, judge
-from farm.lease import Lease, leased, renew
+from farm.judging import GateVerdict
+from farm.looks import decide
 from farm.model import Arm, Candidate, Job
 from farm.planning import Plan, make_plan
 from farm.policy import Policy, read_policy
-from farm.protocols import Limits
-from farm.record import ErrorRecord, JobResult, Outcome, RunRecord
+from farm.record import JobResult
 from farm.reporting import as_json, gate_document
-from farm.revision import detect_revision
-from farm.runner import run_job
 from farm.store.database import Store, open_store
-from farm.store.writer import append_job, begin_run, finish_run, save_verdict
+from farm.store.questions import begin_question, find_question, note_look, question_key, recall
+from farm.store.writer import finish_run, save_verdict
 from farm.suite import Suite, read_suite
 from farm.workload import resolve_candidate, resolve_workload
 
@@ -34,30 +31,6 @@ DEFAULT_INVENTORY = "inventory.yaml"
 DEFAULT_STORE = ".farm"
 
 PathLike = str | Path
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
-    """How far a run has come.
-
-    Attributes:
-        job: which job is at work, from 1.
-        jobs: how many there are.
-        device: where.
-        done: repeats of this job that are done ...
-        total: ... of so many; 0 for a job without repeats.
-        finished: whether this job has ended.
-    """
-
-    job: int
-    jobs: int
-    device: str
-    done: int = 0
-    total: int = 0
-    finished: bool = False
-
-
-Progress = Callable[[Step], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,8 +115,12 @@ def run(
     chosen = read_suite(suite)
     made = _plan_run(chosen, model, workload, shape, where)
     command = _command("run", suite, where, model=model, workload=workload, shape=shape)
+    _refuse_nothing(made)
     with open_store(Path(store)) as opened:
-        return _execute(opened, made, "run", command, where.wait_s, progress)
+        run_id = begin(opened, made, "run", command)
+        results = execute(opened, run_id, made.jobs, wait_s=wait_s, progress=progress)
+        finish_run(opened, run_id)
+    return RunSummary(run_id=run_id, results=results)
 
 
 def gate(
@@ -158,14 +135,19 @@ def gate(
     store: PathLike = DEFAULT_STORE,
     devices: Sequence[str] = (),
     tags: Sequence[str] = (),
+    fresh: str = "",
     wait_s: float = 0.0,
     progress: Progress = lambda step: None,
 ) -> GateVerdict:
     """Is the candidate as good as the baseline? Both run interleaved on every device.
 
+    Asked again about the same models, devices and policy, a gate goes on where it ended: asking
+    twice never buys a second chance.
+
     Args:
         candidate, baseline: paths of models or folders.
         policy: path of a policy; the one beside the suite if left out.
+        fresh: why to measure anew all the same; kept and shown with the verdict.
         suite, workload, shape, inventory, store, devices, tags, wait_s, progress: as for `run`.
 
     Raises:
@@ -177,21 +159,18 @@ def gate(
     rules = read_policy(Path(policy) if policy else chosen.policy_path)
     _check_policy(rules, chosen)
     arms = ((Arm.BASELINE, Path(baseline)), (Arm.CANDIDATE, Path(candidate)))
-    made = _make(chosen, arms, workload, shape, where, rounds=rules.blocks)
+    made = _make(chosen, arms, workload, shape, where, rounds=rules.looks[0])
+    _refuse_nothing(made)
     command = _command(
         "gate", suite, where, candidate=candidate, baseline=baseline, workload=workload,
         policy=policy, shape=shape,
     )  # fmt: skip
     with open_store(Path(store)) as opened:
-        summary = _execute(opened, made, "gate", command, where.wait_s, progress)
-        verdict = replace(
-            judge(rules, compare(summary.results, rules)),
-            skips=made.skips,
-            run_id=summary.run_id,
-            candidate=resolve_candidate(Path(candidate)).name,
-            baseline=resolve_candidate(Path(baseline)).name,
-        )
+        verdict = _ask(opened, made, rules, command, fresh, wait_s, progress)
+        names = {arm.arm: arm.name for arm in made.jobs[0].arms}
+        verdict = replace(verdict, candidate=names[Arm.CANDIDATE], baseline=names[Arm.BASELINE])
         _keep_verdict(opened, verdict, rules)
+        finish_run(opened, verdict.run_id)
     return verdict
 
 
@@ -245,64 +224,48 @@ def _make(
     return make_plan(suite, devices, task, models, rounds=rounds)
 
 
-def _execute(
-    store: Store, made: Plan, kind: str, command: str, wait_s: float, progress: Progress
-) -> RunSummary:
+def _refuse_nothing(made: Plan) -> None:
     if not made.jobs:
         reasons = dict.fromkeys(f"{skip.what} skipped: {skip.reason}" for skip in made.skips)
         raise ConfigError("nothing is left to do", hint="; ".join(reasons))
-    now = datetime.now(UTC)
-    record = RunRecord(
-        id=f"{now:%Y%m%d-%H%M%S}-{os.urandom(3).hex()}",
-        kind=kind,
-        suite=made.suite,
-        started=now,
-        revision=detect_revision(),
-        planned=len(made.jobs),
-        skips=made.skips,
-        command=command,
+
+
+def _ask(
+    store: Store,
+    made: Plan,
+    policy: Policy,
+    command: str,
+    fresh: str,
+    wait_s: float,
+    progress: Progress,
+) -> GateVerdict:
+    """Judge a plan of comparisons, going on where an earlier asking of the same question ended."""
+    key = question_key(made.jobs, policy.sha256)
+    asked = None if fresh else find_question(store, key)
+    run_id = asked.run_id if asked else begin(store, made, "gate", command)
+    if asked is None:
+        begin_question(store, run_id, key, fresh)
+    recalled = recall(store, run_id, made.jobs)
+    done = [len(recalled)]
+
+    def measure(jobs: tuple[Job, ...]) -> tuple[JobResult, ...]:
+        results = execute(store, run_id, jobs, first=done[0], wait_s=wait_s, progress=progress)
+        done[0] += len(results)
+        return results
+
+    verdict = decide(
+        policy,
+        made.jobs,
+        measure,
+        recalled=recalled,
+        look_done=lambda number: note_look(store, run_id, number),
     )
-    begin_run(store, record)
-    results = []
-    for number, job in enumerate(made.jobs, 1):
-        step = Step(job=number, jobs=len(made.jobs), device=job.device.name)
-        progress(step)
-        results.append(_do(store, record.id, job, step, wait_s, progress))
-        progress(replace(step, finished=True))
-    finish_run(store, record.id)
-    return RunSummary(run_id=record.id, results=tuple(results))
-
-
-def _do(
-    store: Store, run_id: str, job: Job, step: Step, wait_s: float, progress: Progress
-) -> JobResult:
-    """One job under its lease, kept before the lease ends."""
-    ordinal = step.job - 1
-    try:
-        with leased(store, job.device, f"job:{run_id}.{ordinal}", wait_s=wait_s) as lease:
-            result = run_job(
-                job,
-                limits=Limits(),
-                before_repeat=_renewer(store, lease),
-                repeat_done=lambda done, total: progress(replace(step, done=done, total=total)),
-            )
-            append_job(store, run_id, ordinal, result, lease_token=lease.token)
-    except LeaseTimeout as error:
-        result = _never_started(job, error)
-        append_job(store, run_id, ordinal, result, lease_token=0)
-    return result
-
-
-def _renewer(store: Store, lease: Lease) -> Callable[[], None]:
-    return lambda: renew(store, lease)
-
-
-def _never_started(job: Job, error: FarmError) -> JobResult:
-    now = datetime.now(UTC)
-    return JobResult(
-        job=job, outcome=Outcome.ABORTED, started=now, finished=now, attempts=0,
-        error=ErrorRecord.of(error),
-    )  # fmt: skip
+    notes = verdict.notes
+    if asked:
+        notes += (f"resumed: asked before in run {run_id}; its looks count, none was added",)
+    if fresh:
+        notes += (f"fresh: measured anew because: {fresh}",)
+    return replace(verdict, notes=notes, run_id=run_id, skips=made.skips)
 
 
 def _keep_verdict(store: Store, verdict: GateVerdict, policy: Policy) -> None:

@@ -147,6 +147,9 @@ def gate(
     candidate: Annotated[Path, typer.Option(help="The model that wants to be released.")],
     baseline: Annotated[Path, typer.Option(help="The model that it must not be worse than.")],
     policy: Annotated[Path | None, typer.Option(help="Policy file; else the suite's.")] = None,
+    fresh: Annotated[
+        str, typer.Option(help="Why to measure anew what was judged before.", metavar="WHY")
+    ] = "",
     workload: Workload = None,
     shape: Shape = [],
     device: Devices = [],
@@ -166,6 +169,7 @@ def gate(
             candidate=candidate,
             baseline=baseline,
             policy=policy,
+            fresh=fresh,
             workload=workload,
             shape=_sizes(shape),
             devices=device,

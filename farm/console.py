@@ -13,12 +13,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from farm.campaign import Progress as Report
-from farm.campaign import Step
 from farm.demo import DemoGate
+from farm.execution import Progress as Report
+from farm.execution import Step
 from farm.health import Check
+from farm.papers import Document, format_bounds, format_effect, format_interval, format_value
 from farm.planning import Plan
-from farm.reporting import Document, format_bounds, format_effect, format_interval, format_value
 from farm.store.rows import StoredJob
 
 STYLES = {
@@ -159,7 +159,7 @@ def show_gate(gate: Document) -> None:
             made.add_section()
             add(made, _heading(_marked(cell["device_type"], cell["simulated"])))
             shown = group
-        word = "" if cell["gate"] else " (informs)"
+        word = " (informs)" if not cell["gate"] else " (waived)" if cell["waiver"] else ""
         verdict = safe(cell["verdict"])
         add(
             made,
@@ -175,6 +175,8 @@ def show_gate(gate: Document) -> None:
     for cell in gate["cells"]:
         for reason in cell["reasons"] if cell["gate"] and cell["verdict"] != "PASS" else ():
             out.print(safe(f"{cell['device_type']}, {cell['metric']}: {reason}"), style="dim")
+    for note in gate["notes"]:
+        out.print(safe(note), style="dim")
     show_skips(gate["skips"])
     out.print(Text.assemble("verdict: ", safe(gate["verdict"])))
 

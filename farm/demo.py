@@ -6,12 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from farm.campaign import PathLike, Progress, gate
+from farm.campaign import PathLike, gate
 from farm.errors import ConfigError
+from farm.execution import Progress
 from farm.inventory import read_inventory
 from farm.judging import GateVerdict
+from farm.papers import Document
 from farm.record import Verdict
-from farm.reporting import Document, gate_document
+from farm.reporting import gate_document
 from farm.suite import read_suite
 
 SUITE = "smoke"
@@ -72,6 +74,7 @@ def run_demo(
             baseline=folder,
             inventory=inventory,
             store=store,
+            fresh="the demo always measures",
             progress=progress(name),
         )
         gates.append(DemoGate(candidate=name, planted=planted, verdict=verdict))

@@ -10,6 +10,7 @@ import difflib
 import os
 import re
 from collections.abc import Iterable
+from datetime import date, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, TypeVar
@@ -83,17 +84,33 @@ class Table:
 
     def texts(self, key: str, default: tuple[str, ...] | None = None) -> tuple[str, ...]:
         """A list of words."""
-        node = self._node_of(key, required=default is None)
-        if node is None:
+        if self._node_of(key, required=default is None) is None:
             return default or ()
-        if not isinstance(node, yaml.SequenceNode):
-            raise self.error(f"'{key}' must be a list", node=node)
         words: list[str] = []
-        for item in node.value:
+        for item in self._items(key):
             words.append(self._scalar(item, str, "a word"))
             if words[-1] in words[:-1]:
                 raise self.error(f"'{words[-1]}' stands twice in '{key}'", node=item)
         return tuple(words)
+
+    def integers(self, key: str, default: tuple[int, ...]) -> tuple[int, ...]:
+        """A list of whole numbers."""
+        return (
+            tuple(self._scalar(item, int, "a whole number") for item in self._items(key)) or default
+        )
+
+    def day(self, key: str) -> date:
+        """A date, written 2026-12-31."""
+        node = self._node_of(key, required=True)
+        value = self._scalar(node, date, "a date such as 2026-12-31") if node else date.min
+        return value.date() if isinstance(value, datetime) else value
+
+    def list_of_tables(self, key: str) -> Iterable[Table]:
+        """A list whose entries are mappings; an absent one is empty."""
+        for item in self._items(key):
+            if not isinstance(item, yaml.MappingNode):
+                raise self.error(f"an entry of '{key}' must be a table of keys", node=item)
+            yield Table(self.path, item)
 
     def table(self, key: str) -> Table:
         """A mapping inside this one; an absent one reads as empty, and lacks what it must have."""
@@ -118,6 +135,14 @@ class Table:
                 raise self.error(
                     f"unknown key '{key}'", key=key, hint=nearest_hint(key, self._asked)
                 )
+
+    def _items(self, key: str) -> list[yaml.Node]:
+        node = self._node_of(key, required=False)
+        if node is None:
+            return []
+        if not isinstance(node, yaml.SequenceNode):
+            raise self.error(f"'{key}' must be a list", node=node)
+        return list(node.value)
 
     def _node_of(self, key: str, *, required: bool) -> yaml.Node | None:
         self._asked.add(key)

@@ -1,75 +1,22 @@
-"""From job results to a verdict one can defend.
+"""From cells to a verdict one can defend.
 
-`compare` turns the results of a gate into cells: one metric on one device type, with its effect.
-`judge` holds each cell against the policy. Both are pure: the same results and the same policy
-give the same verdict, today and in a year.
+Pure: the same cells and the same policy give the same verdict, today and in a year.
 """
 
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-import numpy as np
-
-from farm.analysis.compare import (
-    Effect,
-    block_effect,
-    exact_effect,
-    items_needed,
-    mcnemar_p,
-    paired_effect,
-)
-from farm.metrics import Direction, Method
-from farm.model import Arm
-from farm.policy import MIN_BLOCKS, Policy, Rule
-from farm.record import ErrorRecord, JobResult, Repeat, Skip, Verdict
+from farm.analysis.compare import items_needed
+from farm.comparing import Cell
+from farm.metrics import Method
+from farm.policy import FailRule, OnInconclusive, Policy
+from farm.record import Skip, Verdict
 
 EXIT_CODES = {Verdict.PASS: 0, Verdict.FAIL: 1, Verdict.INCONCLUSIVE: 3, Verdict.INVALID: 4}
 """Exit code of a gate by its verdict."""
-
-SICKENING = frozenset({"throttled"})
-"""Conditions that make a repeat unusable; others, such as `disturbed`, only add noise."""
-
-GUILT_ALPHA = 0.05
-"""How unlikely it must be that a condition hit only the candidate's repeats by chance."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Unit:
-    """What one device contributed to a cell."""
-
-    device: str
-    blocks: int
-    effect: float | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cell:
-    """One metric on one device type.
-
-    Attributes:
-        rule: what the policy says of the metric.
-        units: the devices of that type, sick ones with no blocks.
-        effect: candidate against baseline, None if nothing could be compared.
-        verdict: PASS, FAIL, INCONCLUSIVE or INVALID.
-        reasons: why, for people; each begins with a code.
-    """
-
-    workload: str
-    device_type: str
-    runtime: str
-    accelerator: str
-    scenario: str
-    time_basis: str
-    simulated: bool
-    rule: Rule
-    units: tuple[Unit, ...]
-    effect: Effect | None = None
-    verdict: Verdict = Verdict.INVALID
-    reasons: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +27,7 @@ class GateVerdict:
         verdict: one for all cells that decide.
         policy: what they were held against.
         cells: each with its own.
+        notes: what bears on the whole answer, for people; each begins with a code.
         skips: what was left out of the plan, and why.
         run_id: the run that measured, empty outside of one.
         candidate, baseline: names of the models.
@@ -88,6 +36,7 @@ class GateVerdict:
     verdict: Verdict
     policy: Policy
     cells: tuple[Cell, ...]
+    notes: tuple[str, ...] = ()
     skips: tuple[Skip, ...] = ()
     run_id: str = ""
     candidate: str = ""
@@ -99,202 +48,81 @@ class GateVerdict:
         return EXIT_CODES[self.verdict]
 
 
-def compare(results: Iterable[JobResult], policy: Policy) -> tuple[Cell, ...]:
-    """One cell per device type, runtime, accelerator and rule, not yet judged.
-
-    Results of one type are pooled as blocks; a device that has no whole block, or whose repeats
-    were disturbed, is left out and named. A cell without any evidence stays INVALID.
-    """
-    groups: dict[tuple[str, ...], list[JobResult]] = defaultdict(list)
-    for result in results:
-        job = result.job
-        groups[(job.device.type, job.runtime, job.accelerator, job.load.digest())].append(result)
-    return tuple(
-        cell
-        for group in groups.values()
-        for rule in policy.rules
-        if (cell := _cell(group, rule, policy.alpha)) is not None
-    )
-
-
-def judge(policy: Policy, cells: Iterable[Cell]) -> GateVerdict:
+def judge(policy: Policy, cells: Iterable[Cell], *, look: int | None = None) -> GateVerdict:
     """Hold every cell against its margin, and all of them against the release.
+
+    Args:
+        policy: the margins and demands.
+        cells: from `compare`.
+        look: which look this is, from 1; the last one if left out.
+    """
+    number = look or len(policy.looks)
+    judged = tuple(_settled(cell, policy, number) for cell in cells)
+    return conclude(policy, judged, last=number >= len(policy.looks))
+
+
+def conclude(policy: Policy, cells: tuple[Cell, ...], *, last: bool) -> GateVerdict:
+    """One answer for cells that have theirs.
 
     The gate passes if every deciding cell does: an intersection, which needs no correction for
     many cells.
+
+    Args:
+        policy: the demands.
+        cells: judged.
+        last: whether the looks are spent, so that the policy speaks on what is undecided.
     """
-    judged = tuple(_judged(cell) for cell in cells)
-    deciding = [cell.verdict for cell in judged if cell.rule.gate]
-    for verdict in (Verdict.FAIL, Verdict.INVALID, Verdict.INCONCLUSIVE):
-        if verdict in deciding:
-            return GateVerdict(verdict=verdict, policy=policy, cells=judged)
-    overall = Verdict.PASS if deciding else Verdict.INVALID
-    return GateVerdict(verdict=overall, policy=policy, cells=judged)
-
-
-def block_differences(repeats: Iterable[Repeat], metric: str) -> list[float]:
-    """mean(log candidate) - mean(log baseline) of every whole block that has the metric."""
-    blocks: dict[int, dict[Arm, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for repeat in repeats:
-        value = repeat.value(metric)
-        if value is not None and value > 0:
-            blocks[repeat.block][repeat.arm].append(math.log(value))
-    return [
-        float(np.mean(arms[Arm.CANDIDATE]) - np.mean(arms[Arm.BASELINE]))
-        for _, arms in sorted(blocks.items())
-        if len(arms[Arm.CANDIDATE]) == len(arms[Arm.BASELINE]) == 2
+    deciding = {cell.verdict for cell in cells if _decides(cell, policy)}
+    notes = [
+        f"waived: {cell.rule.metric.name} on {cell.device_type} until {cell.waiver.expires} by "
+        f"{cell.waiver.owner}: {cell.waiver.reason}"
+        for cell in cells
+        if cell.waiver
     ]
+    present = {cell.device_type for cell in cells}
+    for demand in policy.coverage:
+        if not demand.optional and demand.device_type not in present:
+            notes.append(f"not_covered: no device of the type {demand.device_type} was measured")
+            deciding.add(Verdict.INVALID)
+    order = (Verdict.FAIL, Verdict.INVALID, Verdict.INCONCLUSIVE, Verdict.PASS)
+    verdict = next((v for v in order if v in deciding), Verdict.INVALID)
+    if verdict is Verdict.INCONCLUSIVE and last:
+        notes.append(f"looks_spent: undecided to the end; the policy says {policy.on_inconclusive}")
+        if policy.on_inconclusive is OnInconclusive.FAIL:
+            verdict = Verdict.FAIL
+    return GateVerdict(verdict=verdict, policy=policy, cells=cells, notes=tuple(notes))
 
 
-def _cell(group: list[JobResult], rule: Rule, alpha: float) -> Cell | None:
-    """The evidence of one rule on one type; None if it only informs and has nothing to say."""
-    first = group[0].job
-    cell = Cell(
-        workload=first.workload.name,
-        device_type=first.device.type,
-        runtime=first.runtime,
-        accelerator=first.accelerator,
-        scenario=first.load.scenario,
-        time_basis=group[0].time_basis,
-        simulated=any(result.simulated for result in group),
-        rule=rule,
-        units=(),
-    )
-    if rule.metric.family not in {str(measure) for measure in first.measures} | {"size", "drift"}:
-        return replace(cell, reasons=(_not_measured(rule),)) if rule.gate else None
-    guilt = _candidates_doing(group, rule.metric.method)
-    if guilt:
-        units = tuple(Unit(device=r.job.device.name, blocks=0, effect=None) for r in group)
-        return replace(cell, units=units, verdict=Verdict.FAIL, reasons=guilt)
-    match rule.metric.method:
-        case Method.BLOCKS:
-            return _from_blocks(cell, group, alpha)
-        case Method.PAIRED_ITEMS:
-            return _from_items(cell, group, alpha)
-        case _:
-            return _from_number(cell, group)
+def _decides(cell: Cell, policy: Policy) -> bool:
+    """Whether a cell has a say: a waived one has not, nor an optional type that is not there."""
+    if not cell.rule.gate or cell.waiver:
+        return False
+    return cell.verdict is not Verdict.INVALID or not policy.demand(cell.device_type).optional
 
 
-def _from_blocks(cell: Cell, group: list[JobResult], alpha: float) -> Cell:
-    metric = cell.rule.metric
-    sign = 1 if metric.direction is Direction.LOWER else -1
-    pooled: list[float] = []
-    units, reasons = [], []
-    for result in group:
-        sick = _sickness(result)
-        found = [sign * d for d in block_differences(result.repeats, metric.name)]
-        if sick:
-            reasons.append(sick)
-            found = []
-        effect = math.expm1(float(np.mean(found))) if found else None
-        units.append(Unit(device=result.job.device.name, blocks=len(found), effect=effect))
-        pooled += found
-    cell = replace(cell, units=tuple(units), reasons=tuple(reasons))
-    if len(pooled) < MIN_BLOCKS:
-        short = f"too_few_blocks: {len(pooled)} whole blocks, {MIN_BLOCKS} needed"
-        return replace(cell, reasons=(*reasons, short))
-    return replace(cell, effect=block_effect(np.array(pooled), alpha))
+def _settled(cell: Cell, policy: Policy, look: int) -> Cell:
+    """A cell with its verdict, its quorum checked and its waiver attached."""
+    judged = _judged(replace(cell, looks=look), policy)
+    healthy = sum(unit.effect is not None for unit in judged.units)
+    demand = policy.demand(cell.device_type)
+    if judged.effect is not None and healthy < demand.units:
+        short = f"under_quorum: {healthy} healthy units, {demand.units} demanded"
+        judged = replace(judged, verdict=Verdict.INVALID, reasons=(*judged.reasons, short))
+    if judged.verdict in (Verdict.FAIL, Verdict.INCONCLUSIVE):
+        name = cell.rule.metric.name
+        waiver = next((w for w in policy.waivers if w.covers(name, cell.device_type)), None)
+        judged = replace(judged, waiver=waiver)
+    return judged
 
 
-def _from_items(cell: Cell, group: list[JobResult], alpha: float) -> Cell:
-    """Accuracy needs no blocks: the same items are judged once per unit, the worst unit counts."""
-    worst: tuple[Effect, str] | None = None
-    units, reasons = [], []
-    for result in group:
-        baseline = result.summary(Arm.BASELINE).correct
-        candidate = result.summary(Arm.CANDIDATE).correct
-        name = result.job.device.name
-        if len(baseline) == 0 or len(baseline) != len(candidate):
-            reasons.append(_reason(result.error, name) or f"not_measured: {name} has no items")
-            units.append(Unit(device=name, blocks=0, effect=None))
-            continue
-        effect = paired_effect(baseline, candidate, alpha)
-        lost, won = int((baseline & ~candidate).sum()), int((~baseline & candidate).sum())
-        note = (
-            f"items: {name} lost {lost} and won {won} of {effect.n}, "
-            f"McNemar p {mcnemar_p(baseline, candidate):.3g}"
-        )
-        units.append(Unit(device=name, blocks=0, effect=effect.estimate))
-        if worst is None or effect.hi > worst[0].hi:
-            worst = effect, note
-    cell = replace(cell, units=tuple(units), reasons=tuple(reasons))
-    if worst is None:
-        return cell
-    return replace(cell, effect=worst[0], reasons=(*reasons, worst[1]))
-
-
-def _from_number(cell: Cell, group: list[JobResult]) -> Cell:
-    for result in group:  # the size of a file that no runtime can load says nothing
-        if result.error and result.error.family == "workload":
-            return replace(cell, reasons=(_reason(result.error, result.job.device.name),))
-    sizes = {arm.arm: float(arm.artifact.size_bytes) for arm in group[0].job.arms}
-    if not sizes[Arm.BASELINE]:
-        return replace(cell, reasons=("not_measured: the baseline's file is empty",))
-    effect = exact_effect(sizes[Arm.BASELINE], sizes[Arm.CANDIDATE])
-    units = tuple(
-        Unit(device=result.job.device.name, blocks=0, effect=effect.estimate) for result in group
-    )
-    return replace(cell, units=units, effect=effect)
-
-
-def _candidates_doing(group: list[JobResult], method: Method) -> tuple[str, ...]:
-    """Reasons to fail the candidate before any number is looked at.
-
-    Its model could not run where the baseline's did, in the same session; or a condition struck its
-    repeats, again and again, and never the baseline's.
-    """
-    reasons = []
-    for result in group:
-        error, name = result.error, result.job.device.name
-        if error and error.arm is Arm.CANDIDATE and error.other_arm_ran:
-            reasons.append(f"workload_{error.code}: {error.message}")
-        for condition, (mine, others) in _conditions(result).items():
-            chance = 0.5**mine
-            if method is Method.BLOCKS and others == 0 and chance < GUILT_ALPHA:
-                reasons.append(
-                    f"candidate_{condition}: {mine} repeats on {name}, the baseline none"
-                )
-    return tuple(reasons)
-
-
-def _conditions(result: JobResult) -> dict[str, tuple[int, int]]:
-    """How many repeats of the candidate and of the baseline each sickening condition struck."""
-    counts: dict[str, tuple[int, int]] = {}
-    for repeat in result.repeats:
-        for condition in SICKENING & set(repeat.conditions):
-            mine, others = counts.get(condition, (0, 0))
-            candidate = repeat.arm is Arm.CANDIDATE
-            counts[condition] = (mine + candidate, others + (not candidate))
-    return counts
-
-
-def _sickness(result: JobResult) -> str:
-    """Why a device's blocks cannot be used, empty if they can."""
-    if reason := _reason(result.error, result.job.device.name):
-        return reason
-    counts = _conditions(result)
-    if counts:
-        condition, (mine, others) = next(iter(counts.items()))
-        name = result.job.device.name
-        return f"{condition}: {mine + others} of {len(result.repeats)} repeats on {name}"
-    return ""
-
-
-def _reason(error: ErrorRecord | None, device: str) -> str:
-    return f"{error.code}: {error.message} ({device})" if error else ""
-
-
-def _not_measured(rule: Rule) -> str:
-    return f"not_measured: the suite or the workload does not measure {rule.metric.name}"
-
-
-def _judged(cell: Cell) -> Cell:
+def _judged(cell: Cell, policy: Policy) -> Cell:
     effect, margin = cell.effect, cell.rule.margin
     if effect is None:
         return cell  # compare has said FAIL or INVALID, and why
     if effect.hi < margin:
         return replace(cell, verdict=Verdict.PASS)
-    if effect.lo > 0 and effect.estimate >= margin:
+    bound = margin if policy.fail_rule is FailRule.STRICT else 0.0
+    if effect.lo > bound and effect.estimate >= margin:
         return replace(cell, verdict=Verdict.FAIL)
     if cell.rule.metric.method is Method.PAIRED_ITEMS:
         need = f"{items_needed(effect, margin)} items"

@@ -256,6 +256,7 @@ class Job:
         measures: the families to measure.
         arms: one model to run it, or baseline and candidate to compare them.
         rounds: repeats of a single model, or ABBA blocks of two.
+        first_block: index of the first of them.
     """
 
     workload: Workload
@@ -266,6 +267,7 @@ class Job:
     measures: tuple[Measure, ...]
     arms: tuple[ArmModel, ...]
     rounds: int
+    first_block: int = 0
 
     @property
     def compares(self) -> bool:
@@ -288,6 +290,6 @@ class Job:
             if self.compares
             else (self.arms[0].arm,)
         )
-        for block in range(self.rounds):
+        for block in range(self.first_block, self.first_block + self.rounds):
             for position, arm in enumerate(order):
                 yield Slot(block=block, position=position, arm=arm)

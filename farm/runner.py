@@ -126,6 +126,7 @@ def run_job(
             raise
         except FarmError as error:
             if harvest.attempts > _retries(error):
+                harvest.drop_torn_block()
                 outcome = Outcome.TIMEOUT if isinstance(error, CommandTimeout) else Outcome.ERROR
                 return _result(harvest, outcome, _kept(error, harvest))
             harvest.drop_torn_block()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
@@ -126,6 +127,11 @@ def read_verdict(store: Store, run_id: str) -> str | None:
             sa.select(table.c.document).where(table.c.run_id == run_id)
         ).scalar()
     return document
+
+
+def read_moment(text: str) -> datetime:
+    """A moment as it was kept."""
+    return datetime.fromisoformat(text)
 
 
 def _read_jobs(store: Store, condition: sa.ColumnElement[bool]) -> tuple[StoredJob, ...]:

@@ -121,6 +121,16 @@ verdict = Table(
     Column("judged", String, nullable=False),
 )
 
+question = Table(
+    "question",
+    metadata,
+    Column("run_id", ForeignKey("run.id"), primary_key=True),
+    Column("key", String, nullable=False),
+    Column("looks", Integer, nullable=False),
+    Column("fresh", Text, nullable=False),  # why it was measured anew, empty if it was not
+    Index("question_by_key", "key"),
+)
+
 lease = Table(
     "lease",
     metadata,

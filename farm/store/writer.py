@@ -40,6 +40,17 @@ def begin_run(store: Store, record: RunRecord) -> None:
         )
 
 
+def extend_plan(store: Store, run_id: str, planned: int) -> None:
+    """Write down that a run has come to so many jobs; a gate plans more when it looks again."""
+    table = schema.run
+    with store.transaction() as connection:
+        connection.execute(
+            table.update()
+            .where(table.c.id == run_id, table.c.planned < planned)
+            .values(planned=planned)
+        )
+
+
 def append_job(
     store: Store, run_id: str, ordinal: int, result: JobResult, *, lease_token: int
 ) -> int:
@@ -115,6 +126,7 @@ def save_verdict(
         document: the gate document as JSON text.
     """
     with store.transaction() as connection:
+        connection.execute(schema.verdict.delete().where(schema.verdict.c.run_id == run_id))
         connection.execute(
             schema.verdict.insert().values(
                 run_id=run_id,

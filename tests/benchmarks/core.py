@@ -17,7 +17,8 @@ from scipy import special
 
 from drivers.ondevice import loadgen
 from drivers.virtual.physics import Noise, Profile
-from farm.judging import compare, judge
+from farm.comparing import compare
+from farm.judging import judge
 from farm.metrics import METRICS
 from farm.model import Address, Arm, ArmModel, Artifact, Device, Job, Load, Measure, Workload
 from farm.policy import Policy, Rule
@@ -106,7 +107,7 @@ def _share(name: str, count: int, *, goal: str = "", ok: object = None) -> Figur
 
 def _shares(*, slowdown: float) -> Counter[Verdict]:
     policy = Policy(
-        path=Path("bench"), sha256="", alpha=ALPHA, blocks=BLOCKS,
+        path=Path("bench"), sha256="", alpha=ALPHA, looks=(BLOCKS,),
         rules=(Rule(metric=METRICS["latency.p50"], gate=True, margin=MARGIN),),
     )  # fmt: skip
     job = _job()

@@ -217,7 +217,7 @@ def test_an_unset_environment_variable_is_refused(name, hint, monkeypatch, refus
 def test_a_byte_order_mark_is_no_part_of_the_document(tmp_path):
     path = tmp_path / "document.yaml"
     path.write_bytes(b"\xef\xbb\xbf" + POLICY.encode())
-    assert read_policy(path).blocks == 10
+    assert read_policy(path).looks == (5, 9, 13)
 
 
 def test_an_absent_table_reads_as_an_empty_one(tmp_path):

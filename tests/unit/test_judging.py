@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from farm.comparing import block_differences, compare
 from farm.errors import ConnectionLost, FarmError, RuntimeCrashed
-from farm.judging import block_differences, compare, judge
+from farm.judging import judge
 from farm.metrics import METRICS
 from farm.model import Address, Arm, ArmModel, Artifact, Device, Job, Load, Measure, Workload
-from farm.policy import Policy, Rule
+from farm.policy import Coverage, FailRule, OnInconclusive, Policy, Rule, Waiver
 from farm.record import (
     ArmSummary,
     ErrorRecord,
@@ -27,7 +29,9 @@ from farm.record import (
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-def _policy(*, latency: bool = True, accuracy: bool = False, memory: bool = False) -> Policy:
+def _policy(
+    *, latency: bool = True, accuracy: bool = False, memory: bool = False, **more: Any
+) -> Policy:
     rules = [
         Rule(metric=METRICS[name], gate=gate, margin=margin)
         for name, gate, margin, wanted in (
@@ -37,7 +41,8 @@ def _policy(*, latency: bool = True, accuracy: bool = False, memory: bool = Fals
         )
         if wanted
     ]
-    return Policy(path=Path("p"), sha256="p", alpha=0.05, blocks=5, rules=tuple(rules))
+    settings = {"alpha": 0.05, "looks": (5,), **more}
+    return Policy(path=Path("p"), sha256="p", rules=tuple(rules), **settings)
 
 
 def _job(device: str = "unit-1", type: str = "phone", measures: Sequence[Measure] = ()) -> Job:
@@ -169,7 +174,7 @@ def test_only_a_candidate_that_broke_where_the_baseline_ran_fails(
 
 def test_a_sick_unit_is_left_out_and_named() -> None:
     policy = _policy()
-    sick = _result(2.0, device="sick", error=_error(ConnectionLost))
+    sick = _result(2.0, device="sick", throttled=[Arm.BASELINE, Arm.CANDIDATE])
     (cell,) = judge(policy, compare((_result(), sick), policy)).cells
     assert cell.verdict is Verdict.PASS
     assert any("sick" in reason for reason in cell.reasons)
@@ -220,3 +225,85 @@ def test_an_undecided_cell_says_how_much_would_decide() -> None:
     policy = _policy(latency=False, accuracy=True)
     (cell,) = judge(policy, compare((_result(lost=15),), policy)).cells
     assert any("items would decide" in reason for reason in cell.reasons)
+
+
+def test_the_strict_rule_fails_only_what_is_certainly_beyond_the_margin() -> None:
+    worse = _result(1.06, noise=0.015)
+    assert _verdict(worse) is Verdict.FAIL
+    assert _verdict(worse, policy=_policy(fail_rule=FailRule.STRICT)) is Verdict.INCONCLUSIVE
+    much = _result(1.2, noise=0.004)
+    assert _verdict(much, policy=_policy(fail_rule=FailRule.STRICT)) is Verdict.FAIL
+
+
+@pytest.mark.parametrize(
+    ("rule", "verdict", "exit_code"),
+    [
+        (OnInconclusive.FAIL, Verdict.FAIL, 1),
+        (OnInconclusive.HOLD, Verdict.INCONCLUSIVE, 3),
+        (OnInconclusive.WARN, Verdict.INCONCLUSIVE, 3),
+    ],
+)
+def test_the_policy_speaks_when_the_looks_are_spent(
+    rule: OnInconclusive, verdict: Verdict, exit_code: int
+) -> None:
+    policy = _policy(on_inconclusive=rule, looks=(5, 9))
+    cells = compare((_result(noise=0.3),), policy)
+    spent = judge(policy, cells)
+    assert (spent.verdict, spent.exit_code) == (verdict, exit_code)
+    assert any(note.startswith("looks_spent: ") for note in spent.notes)
+    assert judge(policy, cells, look=1).verdict is Verdict.INCONCLUSIVE
+
+
+def test_alpha_is_split_over_the_looks_and_never_over_items() -> None:
+    policy = _policy(accuracy=True, looks=(5, 9, 13))
+    latency, accuracy = compare((_result(lost=0),), policy)
+    assert latency.alpha == pytest.approx(0.05 / 3)
+    assert accuracy.alpha == 0.05
+
+
+def test_a_type_needs_as_many_healthy_units_as_the_policy_demands() -> None:
+    policy = _policy(coverage=(Coverage(device_type="phone", units=2),))
+    dead = _result(blocks=0, device="unit-2")
+    assert _verdict(_result(), _result(device="unit-2"), policy=policy) is Verdict.PASS
+    short = judge(policy, compare((_result(), dead), policy))
+    assert short.verdict is Verdict.INVALID
+    assert any("under_quorum: 1 healthy" in reason for reason in short.cells[0].reasons)
+
+
+def test_a_type_that_must_be_covered_and_is_not_there_forbids_a_pass() -> None:
+    policy = _policy(coverage=(Coverage(device_type="board"),))
+    found = judge(policy, compare((_result(),), policy))
+    assert found.verdict is Verdict.INVALID
+    assert any("not_covered" in note and "board" in note for note in found.notes)
+
+
+def test_an_optional_type_may_be_missing_or_sick_but_not_worse() -> None:
+    policy = _policy(coverage=(Coverage(device_type="board", optional=True),))
+    sick = _result(blocks=0, type="board", device="board-1")
+    slow = _result(1.3, type="board", device="board-1")
+    assert _verdict(_result(), policy=policy) is Verdict.PASS
+    assert _verdict(_result(), sick, policy=policy) is Verdict.PASS
+    assert _verdict(_result(), slow, policy=policy) is Verdict.FAIL
+
+
+def test_a_waived_failure_is_shown_and_decides_nothing() -> None:
+    waiver = Waiver(
+        metric="latency.p50", device_type="board", owner="ann", reason="known",
+        expires=date(2099, 1, 1),
+    )  # fmt: skip
+    policy = _policy(waivers=(waiver,))
+    slow = _result(1.3, type="board", device="board-1")
+    found = judge(policy, compare((_result(), slow), policy))
+    assert found.verdict is Verdict.PASS
+    assert found.cells[1].verdict is Verdict.FAIL
+    assert found.cells[1].waiver is waiver
+    assert found.notes == ("waived: latency.p50 on board until 2099-01-01 by ann: known",)
+    assert _verdict(_result(1.3), policy=policy) is Verdict.FAIL  # another type
+
+
+def test_whole_blocks_from_before_a_lost_connection_count() -> None:
+    policy = _policy()
+    cut = _result(blocks=5, error=_error(ConnectionLost))
+    (cell,) = judge(policy, compare((cut,), policy)).cells
+    assert cell.verdict is Verdict.PASS
+    assert any("connection_lost" in reason for reason in cell.reasons)

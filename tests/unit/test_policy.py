@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from datetime import date
 
 import pytest
 
+from farm.errors import ConfigError
 from farm.policy import MIN_BLOCKS, read_policy
 
 HEAD = "schema: farm.policy/1\n"
@@ -22,7 +24,7 @@ def test_a_policy_is_read_as_written(tmp_path):
         "  size.model_bytes: {margin: 1 %, gate: false}\n"
     )
     policy = read_policy(path)
-    assert (policy.path, policy.alpha, policy.blocks) == (path, 0.1, 7)
+    assert (policy.path, policy.alpha, policy.looks) == (path, 0.1, (7,))
     assert [(rule.metric.name, rule.gate, rule.margin) for rule in policy.rules] == [
         ("accuracy.top1", True, pytest.approx(0.02)),
         ("latency.p50", True, pytest.approx(0.125)),
@@ -35,7 +37,7 @@ def test_a_policy_has_defaults_and_the_digest_of_its_file(tmp_path):
     path = tmp_path / "p.yaml"
     path.write_text(HEAD + RULES)
     policy = read_policy(path)
-    assert (policy.alpha, policy.blocks) == (0.05, 10)
+    assert (policy.alpha, policy.looks) == (0.05, (5, 9, 13))
     assert policy.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
     path.write_text(HEAD + RULES + "# one comment more\n")
     assert read_policy(path).sha256 != policy.sha256
@@ -104,7 +106,7 @@ def test_what_no_judgement_can_rest_on_is_refused(line, complaint, refusal):
 def test_the_fewest_blocks_allowed_are_enough(tmp_path):
     path = tmp_path / "p.yaml"
     path.write_text(f"{HEAD}blocks: {MIN_BLOCKS}\n{RULES}")
-    assert read_policy(path).blocks == MIN_BLOCKS == 5
+    assert read_policy(path).looks == (MIN_BLOCKS,) == (5,)
 
 
 @pytest.mark.parametrize(
@@ -136,3 +138,63 @@ def test_a_rule_that_says_too_little_is_refused(rule, complaint, refusal):
     found = refusal(read_policy, f"{HEAD}metrics:\n  latency.p50: {rule}\n")
     assert complaint in found.text
     assert found.line == 3
+
+
+FULL = """
+looks: [5, 8]
+fail_rule: strict
+on_inconclusive: warn
+coverage:
+  pixel: {units: 2}
+  tablet: {optional: true}
+waivers:
+  - {metric: latency.p50, device_type: pixel, owner: ann, reason: known, expires: 2026-06-30}
+"""
+
+
+def test_looks_rules_coverage_and_waivers_are_read_as_written(tmp_path):
+    path = tmp_path / "p.yaml"
+    path.write_text(HEAD + FULL + RULES)
+    policy = read_policy(path, today=date(2026, 6, 30))
+    assert (policy.looks, policy.fail_rule, policy.on_inconclusive) == ((5, 8), "strict", "warn")
+    assert policy.alpha_per_look == pytest.approx(0.025)
+    assert policy.demand("pixel").units == 2
+    assert policy.demand("tablet").optional
+    assert policy.demand("other").units == 1
+    (waiver,) = policy.waivers
+    assert waiver.covers("latency.p50", "pixel")
+    assert not waiver.covers("latency.p50", "tablet")
+
+
+def test_an_expired_waiver_is_an_error_that_names_its_owner(tmp_path):
+    path = tmp_path / "p.yaml"
+    path.write_text(HEAD + FULL + RULES)
+    with pytest.raises(ConfigError, match=r"p\.yaml:\d+: the waiver of ann .* expired"):
+        read_policy(path, today=date(2026, 7, 1))
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        ("looks: [9, 5]", "must rise"),
+        ("looks: [5, 5]", "must rise"),
+        ("looks: [4, 9]", "at least 5"),
+        ("looks: [5]\nblocks: 5", "either"),
+        ("looks: [5, 100000]", "at most"),
+        ("fail_rule: strikt", "unknown fail_rule 'strikt'"),
+        ("on_inconclusive: shrug", "unknown on_inconclusive"),
+        ("coverage: {pixel: {units: 0}}", "at least 1"),
+        (
+            "waivers: [{metric: latency.p5, owner: a, reason: b, expires: 2099-01-01}]",
+            "unknown metric",
+        ),
+        ("waivers: [{metric: latency.p50, owner: a, reason: b, expires: soon}]", "expected a date"),
+        ("waivers: [{metric: latency.p50, owner: a, expires: 2099-01-01}]", "'reason' is missing"),
+    ],
+)
+def test_a_demand_that_makes_no_sense_is_refused(line, complaint, tmp_path):
+    path = tmp_path / "p.yaml"
+    path.write_text(f"{HEAD}{line}\n{RULES}")
+    with pytest.raises(ConfigError) as caught:
+        read_policy(path)
+    assert complaint in caught.value.message

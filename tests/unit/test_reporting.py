@@ -14,20 +14,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from farm.analysis.compare import Effect
-from farm.judging import Cell, GateVerdict, Unit
+from farm.comparing import Cell, Unit
+from farm.judging import GateVerdict
 from farm.metrics import METRICS
-from farm.policy import Policy, Rule
-from farm.record import Verdict
-from farm.reporting import (
-    as_json,
+from farm.papers import (
     as_junit,
     as_markdown,
     format_bounds,
     format_effect,
     format_interval,
     format_value,
-    gate_document,
 )
+from farm.policy import Policy, Rule
+from farm.record import Verdict
+from farm.reporting import as_json, gate_document
 
 Document = dict[str, Any]
 
@@ -41,7 +41,7 @@ def cell(**changes: Any) -> Document:
         "workload": "digits", "device_type": "phone", "metric": "latency.p50", "unit": "ns",
         "units": [], "simulated": False, "gate": True, "n": 5, "confidence": 0.95,
         "effect": 0.4, "lo": -0.6, "hi": 1.4, "margin": 5.0, "mde": 0.9,
-        "effect_kind": "ratio_pct", "verdict": "PASS", "reasons": [], **changes,
+        "effect_kind": "ratio_pct", "verdict": "PASS", "reasons": [], "waiver": None, **changes,
     }  # fmt: skip
 
 
@@ -49,7 +49,8 @@ def gate(*cells: Document, **changes: Any) -> Document:
     """A gate document."""
     return {
         "schema": "farm.gate/1", "verdict": "PASS", "exit_code": 0, "run": "r", "candidate": "new",
-        "baseline": "old", "policy_sha256": "e" * 64, "cells": list(cells), **changes,
+        "baseline": "old", "policy_sha256": "e" * 64, "notes": [], "skips": [],
+        "cells": list(cells), **changes,
     }  # fmt: skip
 
 
@@ -183,10 +184,11 @@ def _judged(metric: str, effect: Effect | None) -> Document:
     )
     made = Cell(
         workload="digits", device_type="phone", runtime="ort_python", accelerator="cpu",
-        scenario="single_stream", time_basis="wall", simulated=True, rule=rule, units=(unit,),
+        load_digest="", alpha=0.025, scenario="single_stream", time_basis="wall",
+        simulated=True, rule=rule, units=(unit,),
         effect=effect, verdict=Verdict.PASS if effect else Verdict.INVALID,
     )  # fmt: skip
-    policy = Policy(path=Path("p"), sha256="e" * 64, alpha=0.025, blocks=5, rules=(rule,))
+    policy = Policy(path=Path("p"), sha256="e" * 64, alpha=0.025, looks=(5,), rules=(rule,))
     verdict = GateVerdict(verdict=made.verdict, policy=policy, cells=(made,))
     document: Document = json.loads(as_json(gate_document(verdict)))
     (entry,) = document["cells"]

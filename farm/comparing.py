@@ -1,0 +1,288 @@
+"""From the results of a gate to cells: one metric on one device type, with its effect.
+
+Pure: the same results give the same cells, today and in a year.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Container, Iterable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from farm.analysis.compare import (
+    Effect,
+    block_effect,
+    exact_effect,
+    mcnemar_p,
+    paired_effect,
+)
+from farm.metrics import Direction, Method
+from farm.model import Arm, Job
+from farm.policy import MIN_BLOCKS, Policy, Rule, Waiver
+from farm.record import ErrorRecord, JobResult, Repeat, Verdict
+
+SICKENING = frozenset({"throttled"})
+"""Conditions that make a repeat unusable; others, such as `disturbed`, only add noise."""
+
+GUILT_ALPHA = 0.05
+"""How unlikely it must be that a condition hit only the candidate's repeats by chance."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unit:
+    """What one device contributed to a cell."""
+
+    device: str
+    blocks: int
+    effect: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """One metric on one device type.
+
+    Attributes:
+        rule: what the policy says of the metric.
+        units: the devices of that type, sick ones with no blocks.
+        alpha: one-sided chance of error of each bound of the effect.
+        effect: candidate against baseline, None if nothing could be compared.
+        verdict: PASS, FAIL, INCONCLUSIVE or INVALID.
+        reasons: why, for people; each begins with a code.
+        looks: how often this metric has been looked at.
+        waiver: who answers for its failure, if somebody does.
+    """
+
+    workload: str
+    device_type: str
+    runtime: str
+    accelerator: str
+    load_digest: str
+    scenario: str
+    time_basis: str
+    simulated: bool
+    rule: Rule
+    units: tuple[Unit, ...]
+    alpha: float
+    effect: Effect | None = None
+    verdict: Verdict = Verdict.INVALID
+    reasons: tuple[str, ...] = ()
+    looks: int = 1
+    waiver: Waiver | None = None
+
+    @property
+    def group(self) -> Group:
+        """What its devices have in common."""
+        return self.device_type, self.runtime, self.accelerator, self.load_digest
+
+
+Group = tuple[str, str, str, str]
+"""Device type, runtime, accelerator and load digest: devices that are judged together."""
+
+
+def group_of(job: Job) -> Group:
+    """The group that a job's results belong to."""
+    return job.device.type, job.runtime, job.accelerator, job.load.digest()
+
+
+def compare(
+    results: Iterable[JobResult], policy: Policy, *, blocks: Container[int] | None = None
+) -> tuple[Cell, ...]:
+    """One cell per device type, runtime, accelerator and rule, not yet judged.
+
+    Results of one type are pooled as blocks; a device that has no whole block, or whose repeats
+    were disturbed, is left out and named. A cell without any evidence stays INVALID.
+
+    Args:
+        results: of all looks so far; several of one device are taken together.
+        policy: names the metrics and their alpha.
+        blocks: indices of the blocks to look at; all of them if left out.
+    """
+    groups: dict[Group, list[JobResult]] = defaultdict(list)
+    for result in _merged(results, blocks):
+        groups[group_of(result.job)].append(result)
+    return tuple(
+        cell
+        for group in groups.values()
+        for rule in policy.rules
+        if (cell := _cell(group, rule, policy)) is not None
+    )
+
+
+def _merged(results: Iterable[JobResult], blocks: Container[int] | None) -> Iterable[JobResult]:
+    """One result per device and group: its repeats of all looks, its items, its last error."""
+    found: dict[tuple[str, Group], JobResult] = {}
+    for result in results:
+        key = result.job.device.name, group_of(result.job)
+        wanted = tuple(r for r in result.repeats if blocks is None or r.block in blocks)
+        before = found.get(key)
+        if before is None:
+            found[key] = replace(result, repeats=wanted)
+        else:
+            found[key] = replace(
+                before,
+                repeats=before.repeats + wanted,
+                arms=before.arms if len(before.summary(Arm.CANDIDATE).correct) else result.arms,
+                error=result.error or before.error,
+            )
+    return found.values()
+
+
+def block_differences(repeats: Iterable[Repeat], metric: str) -> list[float]:
+    """mean(log candidate) - mean(log baseline) of every whole block that has the metric."""
+    blocks: dict[int, dict[Arm, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for repeat in repeats:
+        value = repeat.value(metric)
+        if value is not None and value > 0:
+            blocks[repeat.block][repeat.arm].append(math.log(value))
+    return [
+        float(np.mean(arms[Arm.CANDIDATE]) - np.mean(arms[Arm.BASELINE]))
+        for _, arms in sorted(blocks.items())
+        if len(arms[Arm.CANDIDATE]) == len(arms[Arm.BASELINE]) == 2
+    ]
+
+
+def _cell(group: list[JobResult], rule: Rule, policy: Policy) -> Cell | None:
+    """The evidence of one rule on one type; None if it only informs and has nothing to say."""
+    first = group[0].job
+    cell = Cell(
+        workload=first.workload.name,
+        device_type=first.device.type,
+        runtime=first.runtime,
+        accelerator=first.accelerator,
+        load_digest=first.load.digest(),
+        scenario=first.load.scenario,
+        time_basis=group[0].time_basis,
+        simulated=any(result.simulated for result in group),
+        rule=rule,
+        units=(),
+        alpha=policy.alpha_per_look if rule.metric.method is Method.BLOCKS else policy.alpha,
+    )
+    if rule.metric.family not in {str(measure) for measure in first.measures} | {"size", "drift"}:
+        return replace(cell, reasons=(_not_measured(rule),)) if rule.gate else None
+    guilt = _candidates_doing(group, rule.metric.method)
+    if guilt:
+        units = tuple(Unit(device=r.job.device.name, blocks=0, effect=None) for r in group)
+        return replace(cell, units=units, verdict=Verdict.FAIL, reasons=guilt)
+    match rule.metric.method:
+        case Method.BLOCKS:
+            return _from_blocks(cell, group)
+        case Method.PAIRED_ITEMS:
+            return _from_items(cell, group)
+        case _:
+            return _from_number(cell, group)
+
+
+def _from_blocks(cell: Cell, group: list[JobResult]) -> Cell:
+    metric = cell.rule.metric
+    sign = 1 if metric.direction is Direction.LOWER else -1
+    pooled: list[float] = []
+    units, reasons = [], []
+    for result in group:
+        found = [sign * d for d in block_differences(result.repeats, metric.name)]
+        sick = _sickness(result)
+        if sick:
+            reasons.append(sick)
+            found = []
+        elif result.error:  # what was whole before the lab failed is as good as any
+            reasons.append(_reason(result.error, result.job.device.name))
+        effect = math.expm1(float(np.mean(found))) if found else None
+        units.append(Unit(device=result.job.device.name, blocks=len(found), effect=effect))
+        pooled += found
+    cell = replace(cell, units=tuple(units), reasons=tuple(reasons))
+    if len(pooled) < MIN_BLOCKS:
+        short = f"too_few_blocks: {len(pooled)} whole blocks, {MIN_BLOCKS} needed"
+        return replace(cell, reasons=(*reasons, short))
+    return replace(cell, effect=block_effect(np.array(pooled), cell.alpha))
+
+
+def _from_items(cell: Cell, group: list[JobResult]) -> Cell:
+    """Accuracy needs no blocks: the same items are judged once per unit, the worst unit counts."""
+    worst: tuple[Effect, str] | None = None
+    units, reasons = [], []
+    for result in group:
+        baseline = result.summary(Arm.BASELINE).correct
+        candidate = result.summary(Arm.CANDIDATE).correct
+        name = result.job.device.name
+        if len(baseline) == 0 or len(baseline) != len(candidate):
+            reasons.append(_reason(result.error, name) or f"not_measured: {name} has no items")
+            units.append(Unit(device=name, blocks=0, effect=None))
+            continue
+        effect = paired_effect(baseline, candidate, cell.alpha)
+        lost, won = int((baseline & ~candidate).sum()), int((~baseline & candidate).sum())
+        note = (
+            f"items: {name} lost {lost} and won {won} of {effect.n}, "
+            f"McNemar p {mcnemar_p(baseline, candidate):.3g}"
+        )
+        units.append(Unit(device=name, blocks=0, effect=effect.estimate))
+        if worst is None or effect.hi > worst[0].hi:
+            worst = effect, note
+    cell = replace(cell, units=tuple(units), reasons=tuple(reasons))
+    if worst is None:
+        return cell
+    return replace(cell, effect=worst[0], reasons=(*reasons, worst[1]))
+
+
+def _from_number(cell: Cell, group: list[JobResult]) -> Cell:
+    for result in group:  # the size of a file that no runtime can load says nothing
+        if result.error and result.error.family == "workload":
+            return replace(cell, reasons=(_reason(result.error, result.job.device.name),))
+    sizes = {arm.arm: float(arm.artifact.size_bytes) for arm in group[0].job.arms}
+    if not sizes[Arm.BASELINE]:
+        return replace(cell, reasons=("not_measured: the baseline's file is empty",))
+    effect = exact_effect(sizes[Arm.BASELINE], sizes[Arm.CANDIDATE])
+    units = tuple(
+        Unit(device=result.job.device.name, blocks=0, effect=effect.estimate) for result in group
+    )
+    return replace(cell, units=units, effect=effect)
+
+
+def _candidates_doing(group: list[JobResult], method: Method) -> tuple[str, ...]:
+    """Reasons to fail the candidate before any number is looked at.
+
+    Its model could not run where the baseline's did, in the same session; or a condition struck its
+    repeats, again and again, and never the baseline's.
+    """
+    reasons = []
+    for result in group:
+        error, name = result.error, result.job.device.name
+        if error and error.arm is Arm.CANDIDATE and error.other_arm_ran:
+            reasons.append(f"workload_{error.code}: {error.message}")
+        for condition, (mine, others) in _conditions(result).items():
+            chance = 0.5**mine
+            if method is Method.BLOCKS and others == 0 and chance < GUILT_ALPHA:
+                reasons.append(
+                    f"candidate_{condition}: {mine} repeats on {name}, the baseline none"
+                )
+    return tuple(reasons)
+
+
+def _conditions(result: JobResult) -> dict[str, tuple[int, int]]:
+    """How many repeats of the candidate and of the baseline each sickening condition struck."""
+    counts: dict[str, tuple[int, int]] = {}
+    for repeat in result.repeats:
+        for condition in SICKENING & set(repeat.conditions):
+            mine, others = counts.get(condition, (0, 0))
+            candidate = repeat.arm is Arm.CANDIDATE
+            counts[condition] = (mine + candidate, others + (not candidate))
+    return counts
+
+
+def _sickness(result: JobResult) -> str:
+    """Why a device's blocks cannot be used, empty if they can."""
+    name = result.job.device.name
+    if result.error and result.error.family == "workload":
+        return _reason(result.error, name)
+    for condition, (mine, others) in _conditions(result).items():
+        return f"{condition}: {mine + others} of {len(result.repeats)} repeats on {name}"
+    return ""
+
+
+def _reason(error: ErrorRecord | None, device: str) -> str:
+    return f"{error.code}: {error.message} ({device})" if error else ""
+
+
+def _not_measured(rule: Rule) -> str:
+    return f"not_measured: the suite or the workload does not measure {rule.metric.name}"
