@@ -6,31 +6,34 @@ are thin layers over these functions.
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from farm.errors import ConfigError, as_utf8
+from farm.errors import ConfigError
 from farm.execution import Progress, begin, execute
-from farm.inventory import read_inventory
 from farm.judging import GateVerdict
 from farm.looks import decide
-from farm.model import Arm, Candidate, Job
-from farm.planning import Plan, make_plan
-from farm.policy import Policy, read_policy
+from farm.model import Arm, Job
+from farm.planning import Plan
+from farm.policy import OnUndecidable, Policy, read_policy
+from farm.prospects import Prospect, foresee
 from farm.record import JobResult
 from farm.reporting import as_json, gate_document
+from farm.request import (
+    DEFAULT_INVENTORY,
+    DEFAULT_STORE,
+    PathLike,
+    Where,
+    command_line,
+    refuse_nothing,
+    resolve,
+)
 from farm.store.database import Store, open_store
+from farm.store.noise import latest_noise
 from farm.store.questions import begin_question, find_question, note_look, question_key, recall
 from farm.store.writer import finish_run, save_verdict
 from farm.suite import Suite, read_suite
-from farm.workload import resolve_candidate, resolve_workload
-
-DEFAULT_INVENTORY = "inventory.yaml"
-DEFAULT_STORE = ".farm"
-
-PathLike = str | Path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,17 +48,6 @@ class RunSummary:
         """0 if all is well, 1 if a model did not run, 4 if the lab is at fault."""
         families = {result.error.family for result in self.results if result.error}
         return 1 if "workload" in families else 4 if families else 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Where:
-    """On which devices of which inventory, and where results are kept."""
-
-    inventory: PathLike = DEFAULT_INVENTORY
-    store: PathLike = DEFAULT_STORE
-    devices: Sequence[str] = ()
-    tags: Sequence[str] = ()
-    wait_s: float = 0.0
 
 
 def plan(
@@ -83,7 +75,8 @@ def plan(
         ConfigError: something that a person wrote is wrong.
     """
     where = Where(inventory=inventory, devices=devices, tags=tags)
-    return _plan_run(read_suite(suite), model, workload, shape, where)
+    chosen = read_suite(suite)
+    return resolve(chosen, _single(model), workload, shape, where, rounds=chosen.repeats)
 
 
 def run(
@@ -113,9 +106,9 @@ def run(
     """
     where = Where(inventory=inventory, store=store, devices=devices, tags=tags, wait_s=wait_s)
     chosen = read_suite(suite)
-    made = _plan_run(chosen, model, workload, shape, where)
-    command = _command("run", suite, where, model=model, workload=workload, shape=shape)
-    _refuse_nothing(made)
+    made = resolve(chosen, _single(model), workload, shape, where, rounds=chosen.repeats)
+    command = command_line("run", suite, where, model=model, workload=workload, shape=shape)
+    refuse_nothing(made)
     with open_store(Path(store)) as opened:
         run_id = begin(opened, made, "run", command)
         results = execute(opened, run_id, made.jobs, wait_s=wait_s, progress=progress)
@@ -159,9 +152,9 @@ def gate(
     rules = read_policy(Path(policy) if policy else chosen.policy_path)
     _check_policy(rules, chosen)
     arms = ((Arm.BASELINE, Path(baseline)), (Arm.CANDIDATE, Path(candidate)))
-    made = _make(chosen, arms, workload, shape, where, rounds=rules.looks[0])
-    _refuse_nothing(made)
-    command = _command(
+    made = resolve(chosen, arms, workload, shape, where, rounds=rules.looks[0])
+    refuse_nothing(made)
+    command = command_line(
         "gate", suite, where, candidate=candidate, baseline=baseline, workload=workload,
         policy=policy, shape=shape,
     )  # fmt: skip
@@ -172,6 +165,10 @@ def gate(
         _keep_verdict(opened, verdict, rules)
         finish_run(opened, verdict.run_id)
     return verdict
+
+
+def _single(model: PathLike | None) -> tuple[tuple[Arm, Path], ...]:
+    return ((Arm.CANDIDATE, Path(model)),) if model else ()
 
 
 def _check_policy(policy: Policy, suite: Suite) -> None:
@@ -186,50 +183,6 @@ def _check_policy(policy: Policy, suite: Suite) -> None:
             )
 
 
-def _plan_run(
-    suite: Suite,
-    model: PathLike | None,
-    workload: PathLike | None,
-    shape: Mapping[str, int] | None,
-    where: Where,
-) -> Plan:
-    arms = ((Arm.CANDIDATE, Path(model)),) if model else ()
-    return _make(suite, arms, workload, shape, where, rounds=suite.repeats)
-
-
-def _make(
-    suite: Suite,
-    arms: tuple[tuple[Arm, Path], ...],
-    workload: PathLike | None,
-    shape: Mapping[str, int] | None,
-    where: Where,
-    *,
-    rounds: int,
-) -> Plan:
-    """Resolve what was named and combine it into a plan."""
-    devices = read_inventory(Path(where.inventory)).select(tuple(where.devices), tuple(where.tags))
-    task = resolve_workload(
-        tuple(path for _, path in arms),
-        explicit=Path(workload) if workload else None,
-        suite=suite.workload,
-        dimensions=tuple((shape or {}).items()),
-    )
-    models: tuple[tuple[Arm, Candidate], ...] = tuple(
-        (arm, resolve_candidate(path)) for arm, path in arms
-    )
-    if not models:
-        if task.model is None:
-            raise ConfigError("there is no model to run", hint="name one with --model")
-        models = ((Arm.CANDIDATE, task.model),)
-    return make_plan(suite, devices, task, models, rounds=rounds)
-
-
-def _refuse_nothing(made: Plan) -> None:
-    if not made.jobs:
-        reasons = dict.fromkeys(f"{skip.what} skipped: {skip.reason}" for skip in made.skips)
-        raise ConfigError("nothing is left to do", hint="; ".join(reasons))
-
-
 def _ask(
     store: Store,
     made: Plan,
@@ -240,6 +193,8 @@ def _ask(
     progress: Progress,
 ) -> GateVerdict:
     """Judge a plan of comparisons, going on where an earlier asking of the same question ended."""
+    prospects = foresee(made.jobs, policy, latest_noise(store))
+    _refuse_hopeless(prospects, policy)
     key = question_key(made.jobs, policy.sha256)
     asked = None if fresh else find_question(store, key)
     run_id = asked.run_id if asked else begin(store, made, "gate", command)
@@ -260,12 +215,31 @@ def _ask(
         recalled=recalled,
         look_done=lambda number: note_look(store, run_id, number),
     )
-    notes = verdict.notes
+    notes = verdict.notes + _foreseen(prospects)
     if asked:
         notes += (f"resumed: asked before in run {run_id}; its looks count, none was added",)
     if fresh:
         notes += (f"fresh: measured anew because: {fresh}",)
     return replace(verdict, notes=notes, run_id=run_id, skips=made.skips)
+
+
+def _refuse_hopeless(prospects: tuple[Prospect, ...], policy: Policy) -> None:
+    """Refuse a gate that could not decide, before it takes hours to show that."""
+    hopeless = [prospect for prospect in prospects if not prospect.decidable]
+    if hopeless and policy.on_undecidable is OnUndecidable.REFUSE:
+        raise ConfigError(
+            hopeless[0].complaint(),
+            hint="allow more blocks or a wider margin, or say 'on_undecidable: inform'",
+        )
+
+
+def _foreseen(prospects: tuple[Prospect, ...]) -> tuple[str, ...]:
+    """What was known beforehand of the chances of a gate, for people."""
+    notes = [f"undecidable: {p.complaint()}" for p in prospects if not p.decidable]
+    unknown = dict.fromkeys(name for prospect in prospects for name in prospect.unknown)
+    if unknown:
+        notes.append(f"noise_unknown: {', '.join(unknown)}; 'farm noise' measures it")
+    return tuple(notes)
 
 
 def _keep_verdict(store: Store, verdict: GateVerdict, policy: Policy) -> None:
@@ -277,29 +251,3 @@ def _keep_verdict(store: Store, verdict: GateVerdict, policy: Policy) -> None:
         policy=policy.path.read_text(encoding="utf-8"),
         document=as_json(gate_document(verdict)),
     )
-
-
-def _command(
-    verb: str,
-    suite: str,
-    where: Where,
-    **options: PathLike | Mapping[str, int] | None,
-) -> str:
-    """The command line that repeats this."""
-    words = ["farm", verb, suite]
-    for name, value in options.items():
-        if isinstance(value, Mapping):
-            words += [w for key, size in value.items() for w in (f"--{name}", f"{key}={size}")]
-        elif value is not None:
-            words += [f"--{name}", str(value)]
-    words += _repeated("--device", where.devices) + _repeated("--tag", where.tags)
-    for name, value, default in (
-        ("--inventory", where.inventory, DEFAULT_INVENTORY),
-        ("--store", where.store, DEFAULT_STORE),
-    ):
-        words += [name, str(value)] if str(value) != default else []
-    return as_utf8(shlex.join(words))
-
-
-def _repeated(option: str, values: Iterable[str]) -> list[str]:
-    return [word for value in values for word in (option, value)]

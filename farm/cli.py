@@ -10,31 +10,27 @@ from typing import Annotated
 
 import typer
 
+from farm import cli_records
+from farm.cli_options import (
+    INVENTORY,
+    STORE,
+    AsJson,
+    Devices,
+    Inventory,
+    Shape,
+    Store,
+    SuiteName,
+    Tags,
+    Wait,
+    Workload,
+)
+
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     help="Validate machine-learning models on real devices, with verdicts one can defend.",
 )
-jobs_app = typer.Typer(no_args_is_help=True, help="Find jobs and their evidence.")
-app.add_typer(jobs_app, name="job")
-
-Inventory = Annotated[Path, typer.Option(help="The devices of the lab.", metavar="FILE")]
-Store = Annotated[Path, typer.Option(help="Folder where results are kept.", metavar="DIR")]
-Devices = Annotated[list[str], typer.Option("--device", help="Only this device; repeat for more.")]
-Tags = Annotated[list[str], typer.Option("--tag", help="Only devices with this tag; repeatable.")]
-Workload = Annotated[
-    Path | None, typer.Option(help="Folder with inputs and labels.", metavar="DIR")
-]
-Shape = Annotated[
-    list[str], typer.Option(help="Size of a free dimension, for a bare model.", metavar="NAME=N")
-]
-Wait = Annotated[float, typer.Option(help="Seconds to wait for a device in use.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print a JSON document instead of a table.")]
-SuiteName = Annotated[str, typer.Argument(help="Name of a suite, or path of a suite file.")]
-
-INVENTORY = Path("inventory.yaml")
-STORE = Path(".farm")
 
 EXIT_CODES = {"config": 2, "workload": 1}
 """Exit code by the family of an error; every other family is the lab's or the farm's: 4."""
@@ -188,60 +184,44 @@ def gate(
 
 
 @app.command()
-def report(
-    run: Annotated[str, typer.Argument(help="Id of a run, its beginning, or 'latest'.")] = "latest",
-    format: Annotated[str, typer.Option(help="md, junit or json.")] = "md",
+def noise(
+    suite: SuiteName = "smoke",
+    model: Annotated[Path | None, typer.Option(help="Model file or folder.")] = None,
+    blocks: Annotated[int, typer.Option(help="ABBA blocks per device.")] = 10,
+    workload: Workload = None,
+    shape: Shape = [],
+    device: Devices = [],
+    tag: Tags = [],
+    inventory: Inventory = INVENTORY,
     store: Store = STORE,
-) -> None:
-    """Print a paper about a run or gate, from what the store holds."""
-    from farm import console, reporting
-
-    console.print_text(reporting.report(run, format=format, store=store))
-
-
-@jobs_app.command("list")
-def job_list(
-    run: Annotated[str | None, typer.Option(help="Only the jobs of this run.")] = None,
-    limit: Annotated[int, typer.Option(help="How many at most.")] = 50,
-    store: Store = STORE,
+    wait: Wait = 0.0,
     json: AsJson = False,
 ) -> None:
-    """List the latest jobs."""
+    """Compare a model with itself: how noisy is each device, and what can a gate detect on it?"""
     from farm import console
-    from farm.store import reader, rows
-    from farm.store.database import open_store
+    from farm.calibration import measure_noise
+    from farm.reporting import as_json, noise_document
+    from farm.request import Where
 
-    with open_store(store, read_only=True) as opened:
-        run_id = rows.find_run(opened, run).id if run else None
-        frame = reader.jobs(opened, run_id=run_id, limit=limit)
-    listed = [{str(key): value for key, value in row.items()} for row in frame.to_dict("records")]
+    where = Where(inventory=inventory, store=store, devices=device, tags=tag, wait_s=wait)
+    with console.progress("noise") as report:
+        results, budgets = measure_noise(
+            suite,
+            model=model,
+            workload=workload,
+            shape=_sizes(shape),
+            where=where,
+            blocks=blocks,
+            progress=report,
+        )
     if json:
-        from farm.reporting import as_json
-
-        console.print_text(as_json({"schema": "farm.jobs/1", "jobs": listed}))
+        console.print_text(as_json(noise_document(budgets)))
     else:
-        console.show_jobs(listed)
-
-
-@jobs_app.command("show")
-def job_show(
-    job: Annotated[int, typer.Argument(help="Number of a job.")],
-    store: Store = STORE,
-    json: AsJson = False,
-) -> None:
-    """Show one job with its environment and, if it failed, its evidence."""
-    from farm import console
-    from farm.store.database import open_store
-    from farm.store.rows import read_job
-
-    with open_store(store, read_only=True) as opened:
-        found = read_job(opened, job)
-    if json:
-        from farm.reporting import as_json, job_document
-
-        console.print_text(as_json(job_document(found)))
-    else:
-        console.show_job(found)
+        console.show_noise(noise_document(budgets))
+    failed = [result.error for result in results if result.error]
+    for error in failed:
+        console.complain(error.message, error.hint)
+    raise typer.Exit(4 if failed else 0)
 
 
 @app.command()
@@ -290,6 +270,9 @@ def dashboard(
     command += ["--browser.gatherUsageStats=false", "--server.fileWatcherType=none"]
     os.environ["FARM_STORE"] = str(store)
     os.execv(sys.executable, command)
+
+
+cli_records.add_to(app)
 
 
 def main() -> None:

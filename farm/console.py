@@ -240,6 +240,87 @@ def show_validation(document: Document) -> None:
         out.print(safe(f"suite {suite['suite']}: {', '.join(suite['measures'])}; {policy}"))
 
 
+def show_noise(document: Document) -> None:
+    """How noisy devices are."""
+    made = table(
+        "Noise of a model against itself", "metric", "repeat CV", "shared", "lag-1", "block sd",
+        "false alarm", "MDE at 5, 9, 13 blocks",
+        right=["repeat CV", "shared", "lag-1", "block sd", "false alarm"],
+    )  # fmt: skip
+    shown = None
+    for budget in document["budgets"]:
+        if budget["device"] != shown:
+            made.add_section()
+            add(made, _heading(budget["device"]))
+            shown = budget["device"]
+        lag = budget["autocorrelation"]
+        add(
+            made,
+            f"  {budget['metric']}",
+            f"{budget['repeat_cv_pct']:.2f} %",
+            f"{budget['shared_pct']:.0f} %",
+            "-" if lag is None else f"{lag:.2f}",
+            f"{budget['block_sd_pct']:.2f} %",
+            f"{budget['false_alarm_pct']:.1f} %",
+            ", ".join(f"{value:.1f} %" for value in budget["mde_pct"].values()),
+        )
+    out.print(made)
+
+
+def show_fleet(document: Document) -> None:
+    """Every device at a glance."""
+    made = table(
+        "Fleet", "device", "type", "state", "used by", "last job", "ended (UTC)", "block sd",
+        "where", "owner", right=["block sd"],
+    )  # fmt: skip
+    for device in document["devices"]:
+        last = device["last_job"]
+        noise = device["block_sd_pct"]
+        add(
+            made,
+            _marked(device["device"], device["simulated"]),
+            device["type"],
+            device["state"],
+            device["holder"] or "-",
+            last["outcome"] if last else "-",
+            last["finished"][:16].replace("T", " ") if last else "-",
+            "unknown" if noise is None else f"{noise:.2f} %",
+            device["location"] or "-",
+            device["owner"] or "-",
+        )
+    out.print(made)
+
+
+def show_history(document: Document) -> None:
+    """What changed in each series; series in which nothing changed are counted."""
+    made = table(
+        "History", "at", "change", "effect", "95 % interval", "before", "after", "n",
+        right=["effect", "before", "after", "n"],
+    )  # fmt: skip
+    quiet = 0
+    for series in document["series"]:
+        if not series["steps"] and not series["drifts"]:
+            quiet += 1
+            continue
+        made.add_section()
+        add(made, _heading(series["name"]))
+        for step in series["steps"]:
+            bounds = f"{_signed(step['lo_pct'])} .. {_signed(step['hi_pct'])}"
+            add(made, f"  {step['index']}: {step['label']}", "step", _signed(step["effect_pct"]),
+                bounds, f"{step['before']:.6g}", f"{step['after']:.6g}",
+                f"{step['n_before']}, {step['n_after']}")  # fmt: skip
+        for drift in series["drifts"]:
+            add(made, f"  {drift['start']} to {drift['stop']}", "drift",
+                _signed(drift["effect_pct"]), "-", f"{drift['before']:.6g}",
+                f"{drift['after']:.6g}", "-")  # fmt: skip
+    out.print(made)
+    out.print(safe(f"{quiet} of {len(document['series'])} series have no change"), style="dim")
+
+
+def _signed(percent: float | None) -> str:
+    return "-" if percent is None else f"{percent:+.2f} %"
+
+
 def show_check(check: Check) -> None:
     """One line of the doctor, and what would mend it."""
     out.print(Text("ok  " if check.ok else "NO  ", style="green" if check.ok else "bold red"),

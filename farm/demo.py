@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from farm.campaign import PathLike, gate
+from farm.campaign import gate
 from farm.errors import ConfigError
 from farm.execution import Progress
 from farm.inventory import read_inventory
@@ -14,6 +14,7 @@ from farm.judging import GateVerdict
 from farm.papers import Document
 from farm.record import Verdict
 from farm.reporting import gate_document
+from farm.request import PathLike
 from farm.suite import read_suite
 
 SUITE = "smoke"

@@ -18,6 +18,8 @@ from farm.plugins import find_platform, find_runtime, find_suites, find_transpor
 from farm.policy import read_policy
 from farm.protocols import Limits
 from farm.store.database import open_store
+from farm.store.noise import latest_noise
+from farm.store.rows import last_jobs, read_holders
 from farm.suite import read_suite
 from farm.workload import read_workload
 
@@ -90,6 +92,42 @@ def examine(inventory: Path, store: Path) -> Iterator[Check]:
             yield _checked(f"device {device.name}", partial(_device, device))
         else:
             yield Check(name=f"device {device.name}", ok=True, detail=f"in {device.state}")
+
+
+def survey(inventory: Path, store: Path) -> dict[str, Any]:
+    """The document `farm.fleet/1`: every device with its state, holder, last job and noise.
+
+    Raises:
+        ConfigError: the inventory is wrong.
+    """
+    devices = read_inventory(inventory).devices
+    holders: dict[str, str] = {}
+    last: dict[str, Any] = {}
+    noise: dict[str, float] = {}
+    if store.exists():
+        with open_store(store, read_only=True) as opened:
+            holders = read_holders(opened)
+            last = last_jobs(opened, [device.name for device in devices])
+            for budget in latest_noise(opened):
+                if budget.metric == "latency.p50":
+                    noise[budget.device] = 100 * budget.block_sd
+    return {
+        "schema": "farm.fleet/1",
+        "devices": [
+            {
+                "device": device.name,
+                "type": device.type,
+                "state": device.state,
+                "simulated": find_transport(device.address.scheme).simulated,
+                "location": device.location,
+                "owner": device.owner,
+                "holder": holders.get(device.name),
+                "last_job": last.get(device.name),
+                "block_sd_pct": noise.get(device.name),
+            }
+            for device in devices
+        ],
+    }
 
 
 def _checked(name: str, look: Callable[[], str]) -> Check:

@@ -47,6 +47,13 @@ class OnInconclusive(StrEnum):
     WARN = "warn"
 
 
+class OnUndecidable(StrEnum):
+    """What becomes of a gate whose margin is below what its devices can detect."""
+
+    REFUSE = "refuse"
+    INFORM = "inform"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
     """What a policy says of one metric.
@@ -109,6 +116,7 @@ class Policy:
         looks: ABBA blocks per device at which the gate may decide, rising.
         fail_rule: when a metric fails.
         on_inconclusive: what an undecided gate comes to when the looks are spent.
+        on_undecidable: whether a gate may start that its devices are known to be too noisy for.
         rules: one per metric, in the order written.
         coverage: demands on device types; a type that is not named needs one healthy unit.
         waivers: live ones; an expired waiver is an error.
@@ -121,6 +129,7 @@ class Policy:
     rules: tuple[Rule, ...]
     fail_rule: FailRule = FailRule.MARGIN
     on_inconclusive: OnInconclusive = OnInconclusive.HOLD
+    on_undecidable: OnUndecidable = OnUndecidable.REFUSE
     coverage: tuple[Coverage, ...] = ()
     waivers: tuple[Waiver, ...] = ()
 
@@ -161,6 +170,7 @@ def read_policy(path: Path, *, today: date | None = None) -> Policy:
     on_inconclusive = document.choice(
         "on_inconclusive", OnInconclusive, default=OnInconclusive.HOLD
     )
+    on_undecidable = document.choice("on_undecidable", OnUndecidable, default=OnUndecidable.REFUSE)
     metrics = document.table("metrics")
     rules = tuple(_read_rule(metrics, name, table) for name, table in metrics.tables())
     coverage = tuple(_read_coverage(document.table("coverage")))
@@ -177,6 +187,7 @@ def read_policy(path: Path, *, today: date | None = None) -> Policy:
         looks=looks,
         fail_rule=fail_rule,
         on_inconclusive=on_inconclusive,
+        on_undecidable=on_undecidable,
         rules=rules,
         coverage=coverage,
         waivers=waivers,

@@ -7,8 +7,10 @@ effect is worse.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
+from farm.analysis.noise import detectable
 from farm.comparing import Cell
 from farm.errors import ConfigError, nearest_hint
 from farm.judging import GateVerdict
@@ -17,7 +19,12 @@ from farm.papers import Document, as_junit, as_markdown
 from farm.planning import Plan
 from farm.record import Skip
 from farm.store.database import Store, open_store
+from farm.store.noise import StoredNoise
 from farm.store.rows import StoredJob, StoredRun, find_run, read_jobs, read_verdict
+
+ALPHA = 0.05
+MDE_BLOCKS = (5, 9, 13)
+"""At how many blocks, and at which one-sided level, a noise budget shows the MDE."""
 
 _EFFECT_KINDS = {
     Method.BLOCKS: "ratio_pct",
@@ -104,6 +111,33 @@ def plan_document(plan: Plan) -> Document:
             for job in plan.jobs
         ],
         "skips": _skip_entries(plan.skips),
+    }
+
+
+def noise_document(budgets: Iterable[StoredNoise]) -> Document:
+    """How noisy devices are; spreads in percent."""
+    return {
+        "schema": "farm.noise/1",
+        "budgets": [
+            {
+                "device": budget.device,
+                "runtime": budget.runtime,
+                "accelerator": budget.accelerator,
+                "load_digest": budget.load_digest,
+                "metric": budget.metric,
+                "blocks": budget.blocks,
+                "repeat_cv_pct": 100 * budget.repeat_cv,
+                "shared_pct": 100 * budget.shared,
+                "autocorrelation": budget.autocorrelation,
+                "block_sd_pct": 100 * budget.block_sd,
+                "false_alarm_pct": 100 * budget.false_alarm,
+                "mde_pct": {
+                    str(blocks): 100 * detectable(budget.block_sd, blocks, ALPHA)
+                    for blocks in MDE_BLOCKS
+                },
+            }
+            for budget in budgets
+        ],
     }
 
 

@@ -129,6 +129,32 @@ def read_verdict(store: Store, run_id: str) -> str | None:
     return document
 
 
+def read_holders(store: Store) -> dict[str, str]:
+    """Who holds which device, as far as anybody does."""
+    table = schema.lease
+    query = sa.select(table.c.device, table.c.holder).where(table.c.holder.is_not(None))
+    with store.reading() as connection:
+        return {row.device: row.holder for row in connection.execute(query)}
+
+
+def last_jobs(store: Store, devices: list[str]) -> dict[str, dict[str, str]]:
+    """Number, outcome and end of the latest job of each device that has one."""
+    table = schema.job
+    newest = (
+        sa.select(sa.func.max(table.c.id))
+        .where(table.c.device.in_(devices))
+        .group_by(table.c.device)
+    )
+    query = sa.select(table.c.device, table.c.id, table.c.outcome, table.c.finished).where(
+        table.c.id.in_(newest)
+    )
+    with store.reading() as connection:
+        return {
+            row.device: {"job": str(row.id), "outcome": row.outcome, "finished": row.finished}
+            for row in connection.execute(query)
+        }
+
+
 def read_moment(text: str) -> datetime:
     """A moment as it was kept."""
     return datetime.fromisoformat(text)

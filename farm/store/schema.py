@@ -131,6 +131,26 @@ question = Table(
     Index("question_by_key", "key"),
 )
 
+noise = Table(
+    "noise",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("device", String, nullable=False),
+    Column("runtime", String, nullable=False),
+    Column("accelerator", String, nullable=False),
+    Column("load_digest", String, nullable=False),
+    Column("metric", String, nullable=False),
+    Column("run_id", ForeignKey("run.id"), nullable=False),
+    Column("measured", String, nullable=False),
+    Column("blocks", Integer, nullable=False),
+    Column("repeat_cv", Float, nullable=False),
+    Column("shared", Float, nullable=False),
+    Column("autocorrelation", Float),
+    Column("block_sd", Float, nullable=False),
+    Column("false_alarm", Float, nullable=False),
+    Index("noise_by_device", "device", "runtime", "accelerator", "load_digest", "metric"),
+)
+
 lease = Table(
     "lease",
     metadata,

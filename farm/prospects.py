@@ -1,0 +1,98 @@
+"""What a gate can be expected to decide, from the noise of its devices, before it measures."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from farm.analysis.noise import blocks_needed, detectable, pass_chance
+from farm.comparing import Group, group_of
+from farm.metrics import Method
+from farm.model import Job
+from farm.policy import Policy, Rule
+from farm.store.noise import StoredNoise
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prospect:
+    """One metric on one device type, as a policy wants to judge it.
+
+    Attributes:
+        unknown: devices without a noise record for this load.
+        blocks: the most blocks that the policy allows, over all units of the type.
+        mde: what so many blocks can detect, a fraction; None while no unit's noise is known.
+        needed: blocks whose MDE is the margin; None if unknown or out of reach.
+        passes: the chance that an unchanged model passes at the last look.
+    """
+
+    device_type: str
+    rule: Rule
+    unknown: tuple[str, ...]
+    blocks: int
+    mde: float | None = None
+    needed: int | None = None
+    passes: float | None = None
+
+    @property
+    def decidable(self) -> bool:
+        """Whether the margin can be told from nothing; the benefit of the doubt while unknown."""
+        return self.mde is None or self.mde <= self.rule.margin
+
+    def complaint(self) -> str:
+        """Why it is not decidable, in one line."""
+        needed = f"about {self.needed} blocks are needed" if self.needed else "no budget is enough"
+        return (
+            f"{self.rule.metric.name} on {self.device_type}: {self.blocks} blocks detect "
+            f"{100 * (self.mde or 0):.1f} %, the margin is {100 * self.rule.margin:g} %; {needed}"
+        )
+
+
+def foresee(
+    jobs: Iterable[Job], policy: Policy, budgets: Iterable[StoredNoise]
+) -> tuple[Prospect, ...]:
+    """A prospect for every deciding metric over blocks and every device type.
+
+    Args:
+        jobs: the plan of the gate.
+        policy: margins and looks.
+        budgets: the noise that is known.
+    """
+    known: dict[tuple[str, ...], StoredNoise] = {
+        (b.device, b.runtime, b.accelerator, b.load_digest, b.metric): b for b in budgets
+    }
+    groups: dict[Group, list[Job]] = defaultdict(list)
+    for job in jobs:
+        groups[group_of(job)].append(job)
+    return tuple(_prospects(groups, policy, known))
+
+
+def _prospects(
+    groups: dict[Group, list[Job]],
+    policy: Policy,
+    known: dict[tuple[str, ...], StoredNoise],
+) -> Iterator[Prospect]:
+    for (device_type, runtime, accelerator, load), jobs in groups.items():
+        for rule in policy.rules:
+            if not rule.gate or rule.metric.method is not Method.BLOCKS:
+                continue
+            names = [job.device.name for job in jobs]
+            place = (runtime, accelerator, load, rule.metric.name)
+            found = [known[(n, *place)].block_sd for n in names if (n, *place) in known]
+            unknown = tuple(n for n in names if (n, *place) not in known)
+            blocks = policy.looks[-1] * len(jobs)
+            if not found:
+                yield Prospect(device_type=device_type, rule=rule, unknown=unknown, blocks=blocks)
+                continue
+            spread = math.sqrt(sum(sd * sd for sd in found) / len(found))
+            alpha = policy.alpha_per_look
+            yield Prospect(
+                device_type=device_type,
+                rule=rule,
+                unknown=unknown,
+                blocks=blocks,
+                mde=detectable(spread, blocks, alpha),
+                needed=blocks_needed(spread, rule.margin, alpha),
+                passes=pass_chance(spread, blocks, rule.margin, alpha),
+            )
