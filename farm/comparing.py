@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from farm.analysis.budgets import Level, floor, level_bound
 from farm.analysis.compare import (
     Effect,
     block_effect,
@@ -23,6 +24,9 @@ from farm.metrics import Direction, Method
 from farm.model import Arm, Job
 from farm.policy import MIN_BLOCKS, Policy, Rule, Waiver
 from farm.record import ErrorRecord, JobResult, Repeat, Verdict
+
+MIN_REPEATS = 5
+"""With fewer repeats a limit is not judged."""
 
 SICKENING = frozenset({"throttled"})
 """Conditions that make a repeat unusable; others, such as `disturbed`, only add noise."""
@@ -48,7 +52,9 @@ class Cell:
         rule: what the policy says of the metric.
         units: the devices of that type, sick ones with no blocks.
         alpha: one-sided chance of error of each bound of the effect.
-        effect: candidate against baseline, None if nothing could be compared.
+        effect: candidate against baseline, None if nothing could be compared; for a limit the
+            candidate's own level in the metric's unit.
+        limit: the limit that the candidate is held against, None for a margin.
         verdict: PASS, FAIL, INCONCLUSIVE or INVALID.
         reasons: why, for people; each begins with a code.
         looks: how often this metric has been looked at.
@@ -67,6 +73,7 @@ class Cell:
     units: tuple[Unit, ...]
     alpha: float
     effect: Effect | None = None
+    limit: float | None = None
     verdict: Verdict = Verdict.INVALID
     reasons: tuple[str, ...] = ()
     looks: int = 1
@@ -107,8 +114,17 @@ def compare(
         cell
         for group in groups.values()
         for rule in policy.rules
-        if (cell := _cell(group, rule, policy)) is not None
+        for limit in _questions(rule)
+        if (cell := _cell(group, rule, limit, policy)) is not None
     )
+
+
+def _questions(rule: Rule) -> Iterable[float | None]:
+    """What a rule asks: None for its margin, and its limit."""
+    if rule.margin is not None:
+        yield None
+    if rule.limit is not None:
+        yield rule.limit
 
 
 def _merged(results: Iterable[JobResult], blocks: Container[int] | None) -> Iterable[JobResult]:
@@ -144,7 +160,7 @@ def block_differences(repeats: Iterable[Repeat], metric: str) -> list[float]:
     ]
 
 
-def _cell(group: list[JobResult], rule: Rule, policy: Policy) -> Cell | None:
+def _cell(group: list[JobResult], rule: Rule, limit: float | None, policy: Policy) -> Cell | None:
     """The evidence of one rule on one type; None if it only informs and has nothing to say."""
     first = group[0].job
     cell = Cell(
@@ -158,6 +174,7 @@ def _cell(group: list[JobResult], rule: Rule, policy: Policy) -> Cell | None:
         simulated=any(result.simulated for result in group),
         rule=rule,
         units=(),
+        limit=limit,
         alpha=policy.alpha_per_look if rule.metric.method is Method.BLOCKS else policy.alpha,
     )
     if rule.metric.family not in {str(measure) for measure in first.measures} | {"size", "drift"}:
@@ -166,6 +183,8 @@ def _cell(group: list[JobResult], rule: Rule, policy: Policy) -> Cell | None:
     if guilt:
         units = tuple(Unit(device=r.job.device.name, blocks=0, effect=None) for r in group)
         return replace(cell, units=units, verdict=Verdict.FAIL, reasons=guilt)
+    if limit is not None:
+        return _against_limit(cell, group)
     match rule.metric.method:
         case Method.BLOCKS:
             return _from_blocks(cell, group)
@@ -193,8 +212,7 @@ def _from_blocks(cell: Cell, group: list[JobResult]) -> Cell:
         pooled += found
     cell = replace(cell, units=tuple(units), reasons=tuple(reasons))
     if len(pooled) < MIN_BLOCKS:
-        short = f"too_few_blocks: {len(pooled)} whole blocks, {MIN_BLOCKS} needed"
-        return replace(cell, reasons=(*reasons, short))
+        return replace(cell, reasons=(*reasons, _too_little(cell, len(pooled))))
     return replace(cell, effect=block_effect(np.array(pooled), cell.alpha))
 
 
@@ -223,6 +241,57 @@ def _from_items(cell: Cell, group: list[JobResult]) -> Cell:
     if worst is None:
         return cell
     return replace(cell, effect=worst[0], reasons=(*reasons, worst[1]))
+
+
+def _against_limit(cell: Cell, group: list[JobResult]) -> Cell:
+    """The candidate's own level: over repeats of all units, or of the unit with the worst items."""
+    metric = cell.rule.metric
+    units, reasons, values = [], [], list[float]()
+    items: list[Level] = []
+    for result in group:
+        name, sick = result.job.device.name, _sickness(result)
+        mine = [r.value(metric.name) for r in result.repeats if r.arm is Arm.CANDIDATE]
+        found = [value for value in mine if value is not None and value > 0]
+        correct = result.summary(Arm.CANDIDATE).correct
+        if sick:
+            reasons.append(sick)
+        elif metric.method is Method.PAIRED_ITEMS and len(correct):
+            items.append(floor(int(correct.sum()), len(correct), cell.alpha))
+            units.append(Unit(device=name, blocks=0, effect=items[-1].estimate))
+            continue
+        elif metric.method is Method.BLOCKS and found:
+            values += found
+            units.append(Unit(device=name, blocks=0, effect=float(np.mean(found))))
+            continue
+        elif metric.method is Method.EXACT:
+            size = float(_candidate_bytes(result.job))
+            items.append(Level(estimate=size, lo=size, hi=size, n=1))
+            units.append(Unit(device=name, blocks=0, effect=size))
+            continue
+        units.append(Unit(device=name, blocks=0, effect=None))
+    cell = replace(cell, units=tuple(units), reasons=tuple(reasons))
+    if len(values) >= MIN_REPEATS:
+        items.append(level_bound(np.array(values), cell.alpha))
+    if not items:
+        return replace(cell, reasons=(*cell.reasons, _too_little(cell, len(values))))
+    sign = 1 if metric.direction is Direction.LOWER else -1
+    worst = max(items, key=lambda level: sign * level.estimate)
+    effect = Effect(estimate=worst.estimate, lo=worst.lo, hi=worst.hi, n=worst.n, mde=0.0)
+    return replace(cell, effect=effect)
+
+
+def _candidate_bytes(job: Job) -> int:
+    return next(arm.artifact.size_bytes for arm in job.arms if arm.arm is Arm.CANDIDATE)
+
+
+def _too_little(cell: Cell, have: int) -> str:
+    """Why there are not enough values of a metric."""
+    metric = cell.rule.metric
+    if metric.min_samples > 1 and not have:
+        return f"too_few_samples: {metric.name} needs {metric.min_samples} inferences per repeat"
+    if cell.limit is not None:
+        return f"too_few_repeats: {have} repeats, {MIN_REPEATS} needed"
+    return f"too_few_blocks: {have} whole blocks, {MIN_BLOCKS} needed"
 
 
 def _from_number(cell: Cell, group: list[JobResult]) -> Cell:

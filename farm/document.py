@@ -44,6 +44,11 @@ class Table:
         """The keys in the order written."""
         return tuple(self._entries)
 
+    def has(self, key: str) -> bool:
+        """Whether a key is there; asking makes it a known one."""
+        self._asked.add(key)
+        return key in self._entries
+
     def error(
         self, message: str, *, key: str | None = None, node: yaml.Node | None = None, hint: str = ""
     ) -> ConfigError:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from farm.analysis.compare import items_needed
 from farm.comparing import Cell
-from farm.metrics import Method
+from farm.metrics import Direction, Method
 from farm.policy import FailRule, OnInconclusive, Policy
 from farm.record import Skip, Verdict
 
@@ -115,10 +115,27 @@ def _settled(cell: Cell, policy: Policy, look: int) -> Cell:
     return judged
 
 
+def _within_limit(cell: Cell, limit: float) -> Cell:
+    """A cell held against a limit that counts whatever the baseline does."""
+    assert cell.effect is not None
+    lo, hi = cell.effect.lo, cell.effect.hi
+    if cell.rule.metric.direction is Direction.HIGHER:
+        lo, hi, limit = -hi, -lo, -limit
+    if hi <= limit:
+        return replace(cell, verdict=Verdict.PASS)
+    if lo > limit:
+        return replace(cell, verdict=Verdict.FAIL)
+    reason = "undecided: the limit lies inside the interval"
+    return replace(cell, verdict=Verdict.INCONCLUSIVE, reasons=(*cell.reasons, reason))
+
+
 def _judged(cell: Cell, policy: Policy) -> Cell:
     effect, margin = cell.effect, cell.rule.margin
     if effect is None:
         return cell  # compare has said FAIL or INVALID, and why
+    if cell.limit is not None:
+        return _within_limit(cell, cell.limit)
+    assert margin is not None
     if effect.hi < margin:
         return replace(cell, verdict=Verdict.PASS)
     bound = margin if policy.fail_rule is FailRule.STRICT else 0.0

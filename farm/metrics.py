@@ -63,7 +63,7 @@ def _latency(statistic: str, min_samples: int, doc: str) -> Metric:
         name=f"latency.{statistic}",
         unit="ns",
         direction=Direction.LOWER,
-        method=Method.BLOCKS if statistic == "p50" else Method.NONE,
+        method=Method.BLOCKS,
         min_samples=min_samples,
         doc=doc,
     )

@@ -42,6 +42,8 @@ def format_bounds(cell: Document) -> str:
     """The interval of a cell's effect."""
     if cell["lo"] is None:
         return "-"
+    if cell["effect_kind"] == "absolute":
+        return " .. ".join(format_value(cell[end], cell["unit"]) for end in ("lo", "hi"))
     return f"{cell['lo']:+.2f} .. {cell['hi']:+.2f}"
 
 
@@ -70,9 +72,11 @@ def format_value(value: float | None, unit: str) -> str:
 def format_effect(cell: Document, key: str) -> str:
     """One of the effect's numbers of a cell with its sign and unit."""
     value = cell[key]
-    unit = "pts" if cell["effect_kind"] == "points" else "%"
     if value is None:
         return "-"
+    if cell["effect_kind"] == "absolute":
+        return format_value(value, cell["unit"])
+    unit = "pts" if cell["effect_kind"] == "points" else "%"
     if key == "margin":
         return f"{value:g} {unit}"
     return f"{value:{'+' if key == 'effect' else ''}.2f} {unit}"

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from farm.document import Table, read_document
 from farm.errors import ConfigError
-from farm.metrics import Method, Metric, find_metric
+from farm.metrics import Direction, Method, Metric, find_metric
 from farm.model import Artifact
 
 MIN_BLOCKS = 5
@@ -27,6 +27,13 @@ DEFAULT_LOOKS = (5, 9, 13)
 
 _MARGIN = re.compile(r"(\d{1,4}(?:\.\d{1,4})?)\s*(%|points)")
 MAX_MARGIN = {Method.BLOCKS: 10.0, Method.EXACT: 10.0, Method.PAIRED_ITEMS: 1.0}
+LIMIT_UNITS = {
+    "ns": {"ms": 1e6, "us": 1e3, "ns": 1.0, "s": 1e9},
+    "bytes": {"MiB": 2.0**20, "KiB": 2.0**10, "GiB": 2.0**30, "bytes": 1.0},
+    "ratio": {"%": 0.01},
+}
+"""Units in which a limit may be written, by the metric's own unit."""
+_LIMIT = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)\s*([A-Za-z%]+)")
 _UNITS = {Method.BLOCKS: "%", Method.EXACT: "%", Method.PAIRED_ITEMS: "points"}
 
 
@@ -60,12 +67,16 @@ class Rule:
 
     Attributes:
         gate: whether it decides; otherwise it informs.
-        margin: how much worse is still good: a fraction (0.15 is 15 %, or 15 points).
+        margin: how much worse than the baseline is still good: a fraction (0.15 is 15 %, or 15
+            points); None if only the limit counts.
+        limit: what the candidate must keep whatever the baseline does, in the metric's unit: at
+            most, or for a metric of which more is better at least.
     """
 
     metric: Metric
     gate: bool
-    margin: float
+    margin: float | None = None
+    limit: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,8 +207,8 @@ def read_policy(path: Path, *, today: date | None = None) -> Policy:
 
 def _read_looks(document: Table) -> tuple[int, ...]:
     """`looks: [5, 9, 13]`, or `blocks: 10` for a single look."""
-    if "blocks" in document.keys():  # noqa: SIM118 - a Table is no dict
-        if "looks" in document.keys():  # noqa: SIM118
+    if document.has("blocks"):
+        if document.has("looks"):
             raise document.error("give either 'blocks' or 'looks'", key="blocks")
         looks: tuple[int, ...] = (document.integer("blocks"),)
         key = "blocks"
@@ -220,21 +231,52 @@ def _read_rule(metrics: Table, name: str, table: Table) -> Rule:
         raise metrics.error(error.message, key=name, hint=error.hint) from error
     if metric.method is Method.NONE:
         raise metrics.error(f"'{name}' has no method of comparison yet", key=name)
-    unit = _UNITS[metric.method]
+    rule = Rule(
+        metric=metric,
+        gate=table.flag("gate", default=False),
+        margin=_read_margin(table, metric),
+        limit=_read_limit(table, metric),
+    )
+    table.done()
+    if rule.margin is None and rule.limit is None:
+        raise table.error("'margin' is missing", hint="or a limit: at_most, at_least")
+    return rule
+
+
+def _read_margin(table: Table, metric: Metric) -> float | None:
+    if not table.has("margin"):
+        return None
     text = table.text("margin")
+    unit = _UNITS[metric.method]
     match = _MARGIN.fullmatch(text)
     if not match or match[2] != unit:
         raise table.error(
-            f"margin '{text}' does not fit {name}",
+            f"margin '{text}' does not fit {metric.name}",
             key="margin",
             hint=f"write for example '5 {unit}'",
         )
-    rule = Rule(metric=metric, gate=table.flag("gate", default=False), margin=float(match[1]) / 100)
-    table.done()
-    if not 0 < rule.margin <= MAX_MARGIN[metric.method]:
+    margin = float(match[1]) / 100
+    if not 0 < margin <= MAX_MARGIN[metric.method]:
         most = f"{100 * MAX_MARGIN[metric.method]:.0f} {unit}"
         raise table.error(f"a margin must be above zero and at most {most}", key="margin")
-    return rule
+    return margin
+
+
+def _read_limit(table: Table, metric: Metric) -> float | None:
+    """`at_most: 50 ms` or `at_least: 90 %`, whichever the metric's direction allows."""
+    key = "at_most" if metric.direction is Direction.LOWER else "at_least"
+    text = table.text(key, default="")
+    if not text:
+        return None
+    units = LIMIT_UNITS[metric.unit]
+    match = _LIMIT.fullmatch(text)
+    if not match or match[2] not in units:
+        raise table.error(
+            f"{key} '{text}' does not fit {metric.name}",
+            key=key,
+            hint=f"write for example '50 {next(iter(units))}'",
+        )
+    return float(match[1]) * units[match[2]]
 
 
 def _read_coverage(table: Table) -> Iterator[Coverage]:

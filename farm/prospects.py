@@ -29,6 +29,7 @@ class Prospect:
 
     device_type: str
     rule: Rule
+    margin: float
     unknown: tuple[str, ...]
     blocks: int
     mde: float | None = None
@@ -38,14 +39,14 @@ class Prospect:
     @property
     def decidable(self) -> bool:
         """Whether the margin can be told from nothing; the benefit of the doubt while unknown."""
-        return self.mde is None or self.mde <= self.rule.margin
+        return self.mde is None or self.mde <= self.margin
 
     def complaint(self) -> str:
         """Why it is not decidable, in one line."""
         needed = f"about {self.needed} blocks are needed" if self.needed else "no budget is enough"
         return (
             f"{self.rule.metric.name} on {self.device_type}: {self.blocks} blocks detect "
-            f"{100 * (self.mde or 0):.1f} %, the margin is {100 * self.rule.margin:g} %; {needed}"
+            f"{100 * (self.mde or 0):.1f} %, the margin is {100 * self.margin:g} %; {needed}"
         )
 
 
@@ -75,7 +76,8 @@ def _prospects(
 ) -> Iterator[Prospect]:
     for (device_type, runtime, accelerator, load), jobs in groups.items():
         for rule in policy.rules:
-            if not rule.gate or rule.metric.method is not Method.BLOCKS:
+            margin = rule.margin
+            if not rule.gate or margin is None or rule.metric.method is not Method.BLOCKS:
                 continue
             names = [job.device.name for job in jobs]
             place = (runtime, accelerator, load, rule.metric.name)
@@ -83,16 +85,23 @@ def _prospects(
             unknown = tuple(n for n in names if (n, *place) not in known)
             blocks = policy.looks[-1] * len(jobs)
             if not found:
-                yield Prospect(device_type=device_type, rule=rule, unknown=unknown, blocks=blocks)
+                yield Prospect(
+                    device_type=device_type,
+                    rule=rule,
+                    margin=margin,
+                    unknown=unknown,
+                    blocks=blocks,
+                )
                 continue
             spread = math.sqrt(sum(sd * sd for sd in found) / len(found))
             alpha = policy.alpha_per_look
             yield Prospect(
                 device_type=device_type,
                 rule=rule,
+                margin=margin,
                 unknown=unknown,
                 blocks=blocks,
                 mde=detectable(spread, blocks, alpha),
-                needed=blocks_needed(spread, rule.margin, alpha),
-                passes=pass_chance(spread, blocks, rule.margin, alpha),
+                needed=blocks_needed(spread, margin, alpha),
+                passes=pass_chance(spread, blocks, margin, alpha),
             )

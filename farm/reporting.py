@@ -17,6 +17,7 @@ from farm.judging import GateVerdict
 from farm.metrics import Method
 from farm.papers import Document, as_junit, as_markdown
 from farm.planning import Plan
+from farm.policy import Waiver
 from farm.record import Skip
 from farm.store.database import Store, open_store
 from farm.store.noise import StoredNoise
@@ -198,8 +199,10 @@ def _job_entries(job: StoredJob) -> list[Document]:
 def _cell_entry(cell: Cell) -> Document:
     effect, metric = cell.effect, cell.rule.metric
 
+    factor = 100.0 if cell.limit is None else 1.0
+
     def scaled(value: float | None) -> float | None:
-        return None if value is None else 100 * value
+        return None if value is None else factor * value
 
     return {
         "workload": cell.workload,
@@ -223,15 +226,17 @@ def _cell_entry(cell: Cell) -> Document:
         "effect": scaled(effect.estimate) if effect else None,
         "lo": scaled(effect.lo) if effect else None,
         "hi": scaled(effect.hi) if effect else None,
-        "margin": scaled(cell.rule.margin),
-        "mde": scaled(effect.mde) if effect else None,
-        "effect_kind": _EFFECT_KINDS[metric.method],
+        "margin": scaled(cell.rule.margin if cell.limit is None else cell.limit),
+        "mde": scaled(effect.mde) if effect and cell.limit is None else None,
+        "effect_kind": _EFFECT_KINDS[metric.method] if cell.limit is None else "absolute",
         "verdict": cell.verdict,
         "reasons": list(cell.reasons),
-        "waiver": cell.waiver
-        and {
-            "owner": cell.waiver.owner,
-            "reason": cell.waiver.reason,
-            "expires": cell.waiver.expires.isoformat(),
-        },
+        "waiver": _waiver_entry(cell.waiver),
     }
+
+
+def _waiver_entry(waiver: Waiver | None) -> Document | None:
+    if waiver is None:
+        return None
+    expires = waiver.expires.isoformat()
+    return {"owner": waiver.owner, "reason": waiver.reason, "expires": expires}

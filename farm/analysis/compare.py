@@ -76,8 +76,8 @@ def paired_effect(
     z = float(special.ndtri(1 - alpha))
     return Effect(
         estimate=(lost - won) / n,
-        lo=_tango_bound(lost, won, n, z),
-        hi=_tango_bound(lost, won, n, -z),
+        lo=tango_bound(lost, won, n, z),
+        hi=tango_bound(lost, won, n, -z),
         n=n,
         mde=(z + float(special.ndtri(POWER))) * np.sqrt(max(lost + won, 1)) / n,
     )
@@ -108,19 +108,20 @@ def mcnemar_p(baseline: npt.NDArray[np.bool_], candidate: npt.NDArray[np.bool_])
     return min(1.0, 2 * float(special.bdtr(min(lost, won), lost + won, 0.5))) if lost + won else 1.0
 
 
-def _tango_bound(lost: int, won: int, n: int, z: float) -> float:
+def tango_bound(lost: float, won: float, n: float, z: float) -> float:
+    """The difference at which Tango's score is `z`; counts may be effective ones, not whole."""
     edge = 1 - 1e-12
-    if _tango_score(lost, won, n, edge) > z:
+    if tango_score(lost, won, n, edge) > z:
         return 1.0
-    if _tango_score(lost, won, n, -edge) < z:
+    if tango_score(lost, won, n, -edge) < z:
         return -1.0
     root: float = scipy.optimize.brentq(
-        lambda delta: _tango_score(lost, won, n, delta) - z, -edge, edge, xtol=1e-10
+        lambda delta: tango_score(lost, won, n, delta) - z, -edge, edge, xtol=1e-10
     )
     return root
 
 
-def _tango_score(lost: int, won: int, n: int, delta: float) -> float:
+def tango_score(lost: float, won: float, n: float, delta: float) -> float:
     """The score statistic of a true difference `delta`; falls as `delta` rises."""
     a = 2 * n
     b = -lost - won + (2 * n - lost + won) * delta

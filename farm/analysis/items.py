@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import special
 
-from farm.analysis.compare import POWER, Effect, _tango_bound
+from farm.analysis.compare import POWER, Effect, tango_bound
 
 FEW_CHANGED = 5
 """Up to so many clusters with a change, the data cannot say how much changes cluster."""
@@ -101,8 +101,8 @@ def clustered_effect(
     bound = mean.student(1 - alpha)
     return Effect(
         estimate=mean.value,
-        lo=_tango_bound(*table, bound),  # type: ignore[arg-type]
-        hi=_tango_bound(*table, -bound),  # type: ignore[arg-type]
+        lo=tango_bound(*table, bound),
+        hi=tango_bound(*table, -bound),
         n=mean.clusters,
         mde=(bound + mean.student(POWER))
         * float(np.sqrt(max(n_lost + n_won, 1) * deflation))

@@ -10,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import special
 
+from farm.analysis.items import wilson
+from farm.analysis.quantiles import harrell_davis
 from farm.metrics import LATENCY_QUANTILES, METRICS
 from farm.record import Measurement, Samples
 
@@ -17,13 +19,17 @@ CONFIDENCE = 0.95
 
 
 def latency_statistics(latency_ns: Samples) -> tuple[Measurement, ...]:
-    """Percentiles of one repeat in ns, shape [inferences]; those the sample supports, no others."""
+    """Percentiles of one repeat in ns, shape [inferences]; those the sample supports, no others.
+
+    Tails are Harrell-Davis quantiles: they weigh the order statistics around the quantile, so that
+    one inference more or less does not make them jump.
+    """
     found = []
     for name, quantile in LATENCY_QUANTILES.items():
         metric = METRICS[name]
         if len(latency_ns) >= metric.min_samples:
-            method = "linear" if quantile == 0.5 else "inverted_cdf"
-            value = float(np.quantile(latency_ns, quantile, method=method))  # type: ignore[call-overload]
+            median = quantile == 0.5
+            value = float(np.median(latency_ns)) if median else harrell_davis(latency_ns, quantile)
             found.append(Measurement(metric=name, unit=metric.unit, value=value, n=len(latency_ns)))
     return tuple(found)
 
@@ -48,16 +54,7 @@ def over_repeats(metric: str, values: npt.NDArray[np.float64]) -> Measurement:
 
 def share_correct(metric: str, correct: npt.NDArray[np.bool_]) -> Measurement:
     """Accuracy over items, shape [items], with Wilson's score interval."""
-    n = len(correct)
-    share = float(correct.mean())
     z = float(special.ndtri((1 + CONFIDENCE) / 2))
-    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * np.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return Measurement(
-        metric=metric,
-        unit=METRICS[metric].unit,
-        value=share,
-        lo=min(share, max(0.0, float(centre - half))),
-        hi=max(share, min(1.0, float(centre + half))),
-        n=n,
-    )
+    share, lo, hi = wilson(int(correct.sum()), len(correct), z)
+    unit = METRICS[metric].unit
+    return Measurement(metric=metric, unit=unit, value=share, lo=lo, hi=hi, n=len(correct))

@@ -12,11 +12,11 @@ from scipy import optimize, special, stats
 
 from farm.analysis.compare import (
     Effect,
-    _tango_bound,
-    _tango_score,
     items_needed,
     mcnemar_p,
     paired_effect,
+    tango_bound,
+    tango_score,
 )
 
 FIXED = settings(derandomize=True, deadline=None)
@@ -65,14 +65,14 @@ def test_the_score_uses_the_share_that_maximises_the_likelihood(table, delta):
     gap = lost - won - n * delta
     variance = n * (2 * share + delta * (1 - delta))
     expected = gap / np.sqrt(variance) if variance > 1e-12 else 0.0
-    assert _tango_score(lost, won, n, delta) == pytest.approx(expected, rel=1e-5, abs=1e-5)
+    assert tango_score(lost, won, n, delta) == pytest.approx(expected, rel=1e-5, abs=1e-5)
 
 
 def test_the_published_example_is_reproduced():
     # Tango 1998: disinfection of soft contact lenses, 44 pairs, one discordant; equivalence within
     # 10 points has Z = 1.709, the 90 % interval of the difference is (-0.096, 0.037).
-    assert _tango_score(0, 1, 44, -0.1) == pytest.approx(1.709, abs=5e-4)
-    assert _tango_score(1, 0, 44, 0.1) == pytest.approx(-1.709, abs=5e-4)
+    assert tango_score(0, 1, 44, -0.1) == pytest.approx(1.709, abs=5e-4)
+    assert tango_score(1, 0, 44, 0.1) == pytest.approx(-1.709, abs=5e-4)
     found = effect(0, 1, 44)
     assert (found.lo, found.hi) == pytest.approx((-0.096, 0.037), abs=5e-4)
 
@@ -83,7 +83,7 @@ def test_both_bounds_solve_the_score_equation(table, alpha):
     found, z = effect(*table, alpha), special.ndtri(1 - alpha)
     for bound, level in ((found.lo, z), (found.hi, -z)):
         above, below = (
-            _tango_score(*table, float(np.clip(bound + e, -1, 1))) for e in (-1e-6, 1e-6)
+            tango_score(*table, float(np.clip(bound + e, -1, 1))) for e in (-1e-6, 1e-6)
         )
         assert above >= level >= below or abs(bound) == 1
 
@@ -91,7 +91,7 @@ def test_both_bounds_solve_the_score_equation(table, alpha):
 @FIXED
 @given(tables())
 def test_the_score_falls_as_the_assumed_difference_rises(table):
-    scores = [_tango_score(*table, float(delta)) for delta in np.linspace(-0.999, 0.999, 101)]
+    scores = [tango_score(*table, float(delta)) for delta in np.linspace(-0.999, 0.999, 101)]
     assert np.all(np.diff(scores) <= 1e-9)
 
 
@@ -149,7 +149,7 @@ def test_a_candidate_worse_by_the_margin_passes_about_as_often_as_alpha_says(
     shares = [lost_share, won_share, 1 - lost_share - won_share]
     drawn = rng.multinomial(900, shares, size=4000)[:, :2]
     pairs, counts = np.unique(drawn, axis=0, return_counts=True)
-    passed = [_tango_bound(int(lost), int(won), 900, -Z95) < margin for lost, won in pairs]
+    passed = [tango_bound(int(lost), int(won), 900, -Z95) < margin for lost, won in pairs]
     assert 0.035 <= counts[passed].sum() / counts.sum() <= 0.065
 
 

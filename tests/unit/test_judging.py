@@ -307,3 +307,54 @@ def test_whole_blocks_from_before_a_lost_connection_count() -> None:
     (cell,) = judge(policy, compare((cut,), policy)).cells
     assert cell.verdict is Verdict.PASS
     assert any("connection_lost" in reason for reason in cell.reasons)
+
+
+def _limited(metric: str, limit: float, margin: float | None = None) -> Policy:
+    rule = Rule(metric=METRICS[metric], gate=True, margin=margin, limit=limit)
+    return Policy(path=Path("p"), sha256="p", alpha=0.05, looks=(5,), rules=(rule,))
+
+
+@pytest.mark.parametrize(
+    ("limit_ns", "verdict"),
+    [(1.2e6, Verdict.PASS), (0.8e6, Verdict.FAIL), (1.0e6, Verdict.INCONCLUSIVE)],
+)
+def test_a_limit_on_latency_holds_whatever_the_baseline_does(
+    limit_ns: float, verdict: Verdict
+) -> None:
+    assert _verdict(_result(), policy=_limited("latency.p50", limit_ns)) is verdict
+
+
+@pytest.mark.parametrize(
+    ("floor", "verdict"),
+    [(0.9, Verdict.PASS), (0.99, Verdict.FAIL), (0.95, Verdict.INCONCLUSIVE)],
+)
+def test_a_floor_of_accuracy_holds_whatever_the_baseline_does(
+    floor: float, verdict: Verdict
+) -> None:
+    assert _verdict(_result(lost=45), policy=_limited("accuracy.top1", floor)) is verdict
+
+
+def test_a_limit_on_an_exact_number_has_no_doubt() -> None:
+    assert _verdict(_result(), policy=_limited("size.model_bytes", 110)) is Verdict.PASS
+    assert _verdict(_result(), policy=_limited("size.model_bytes", 109)) is Verdict.FAIL
+
+
+def test_a_rule_with_margin_and_limit_asks_two_questions() -> None:
+    policy = _limited("latency.p50", 0.5e6, margin=0.05)
+    margin, limit = judge(policy, compare((_result(),), policy)).cells
+    assert (margin.verdict, limit.verdict) == (Verdict.PASS, Verdict.FAIL)
+    assert limit.effect is not None
+    assert limit.effect.n == 10  # repeats of the candidate
+
+
+@pytest.mark.parametrize("limit", [None, 2e6])
+def test_a_tail_without_enough_inferences_says_how_many_it_needs(limit: float | None) -> None:
+    rule = Rule(metric=METRICS["latency.p99"], gate=True, margin=0.2, limit=limit)
+    policy = Policy(path=Path("p"), sha256="p", alpha=0.05, looks=(5,), rules=(rule,))
+    for cell in judge(policy, compare((_result(),), policy)).cells:
+        assert cell.verdict is Verdict.INVALID
+        assert any("p99 needs 662 inferences" in reason for reason in cell.reasons)
+
+
+def test_a_limit_needs_enough_repeats() -> None:
+    assert _verdict(_result(blocks=2), policy=_limited("latency.p50", 2e6)) is Verdict.INVALID
