@@ -87,6 +87,7 @@ def _row(cell: dict[str, Any]) -> dict[str, object]:
     unit = {"ratio_pct": "%", "points": "points"}.get(str(kind), str(cell.get("unit") or ""))
     return {
         **{name: str(cell.get(name) or "") for name in TEXTS},
+        "metric": _question(cell),
         **{name: cell.get(name) for name in NUMBERS},
         "effect_unit": unit,
         "role": DECIDES if cell.get("gate", True) else INFORMS,
@@ -95,6 +96,13 @@ def _row(cell: dict[str, Any]) -> dict[str, object]:
         "reasons": "; ".join(str(reason) for reason in cell.get("reasons") or []),
         "simulated": bool(cell.get("simulated")),
     }
+
+
+def _question(cell: dict[str, Any]) -> str:
+    """The metric, and what the candidate is held against where that is not the baseline."""
+    against = str(cell.get("against") or "baseline")
+    metric = str(cell.get("metric") or "")
+    return metric if against == "baseline" else f"{metric} ({against})"
 
 
 def _evidence(cell: dict[str, Any]) -> str:

@@ -54,9 +54,17 @@ def mark_badge(mark: str) -> Badge:
     return SIMULATED_BADGE if mark.startswith(SIMULATED) else UNFINISHED_BADGE
 
 
-ARM_COLORS: dict[str, str] = {Arm.BASELINE: "#2f86c9", Arm.CANDIDATE: "#d9700a"}
-ARM_SHAPES: dict[str, str] = {Arm.BASELINE: "circle", Arm.CANDIDATE: "triangle-up"}
-ARM_DASHES: dict[str, list[int]] = {Arm.BASELINE: [1, 0], Arm.CANDIDATE: [5, 3]}
+ARM_COLORS: dict[str, str] = {
+    Arm.BASELINE: "#2f86c9",
+    Arm.CANDIDATE: "#d9700a",
+    Arm.ANCHOR: "#6b7280",
+}
+ARM_SHAPES: dict[str, str] = {
+    Arm.BASELINE: "circle",
+    Arm.CANDIDATE: "triangle-up",
+    Arm.ANCHOR: "square",
+}
+ARM_DASHES: dict[str, list[int]] = {Arm.BASELINE: [1, 0], Arm.CANDIDATE: [5, 3], Arm.ANCHOR: [2, 2]}
 
 VERDICT_COLORS: dict[str, str] = {
     Verdict.PASS: "#0f9b73",

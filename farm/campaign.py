@@ -151,7 +151,8 @@ def gate(
     chosen = read_suite(suite)
     rules = read_policy(Path(policy) if policy else chosen.policy_path)
     _check_policy(rules, chosen)
-    arms = ((Arm.BASELINE, Path(baseline)), (Arm.CANDIDATE, Path(candidate)))
+    anchor = ((Arm.ANCHOR, rules.anchor.model),) if rules.anchor else ()
+    arms = (*anchor, (Arm.BASELINE, Path(baseline)), (Arm.CANDIDATE, Path(candidate)))
     made = resolve(chosen, arms, workload, shape, where, rounds=rules.looks[0])
     refuse_nothing(made)
     command = command_line(
@@ -165,6 +166,29 @@ def gate(
         _keep_verdict(opened, verdict, rules)
         finish_run(opened, verdict.run_id)
     return verdict
+
+
+def gate_prospects(
+    suite: str, made: Plan, *, store: PathLike = DEFAULT_STORE, policy: PathLike | None = None
+) -> tuple[Prospect, ...]:
+    """What a gate on a plan's devices could decide, by the noise that the store knows of.
+
+    Args:
+        suite: whose policy counts if none is named; one without a policy has no prospects.
+        made: the plan.
+        store: folder of the store; one that is not there knows no noise.
+        policy: path of a policy.
+
+    Raises:
+        ConfigError: the policy is wrong.
+    """
+    path = Path(policy) if policy else read_suite(suite).policy_path
+    if not policy and not path.exists():
+        return ()
+    if not Path(store).exists():
+        return foresee(made.jobs, read_policy(path), ())
+    with open_store(Path(store), read_only=True) as opened:
+        return foresee(made.jobs, read_policy(path), latest_noise(opened))
 
 
 def _single(model: PathLike | None) -> tuple[tuple[Arm, Path], ...]:

@@ -81,10 +81,12 @@ def plan(
     shape: Shape = [],
     device: Devices = [],
     tag: Tags = [],
+    policy: Annotated[Path | None, typer.Option(help="Policy file; else the suite's.")] = None,
     inventory: Inventory = INVENTORY,
+    store: Store = STORE,
     json: AsJson = False,
 ) -> None:
-    """Show what would run where, and what is left out and why."""
+    """Show what would run where, what is left out and why, and what a gate could decide."""
     from farm import campaign, console
 
     made = campaign.plan(
@@ -96,12 +98,14 @@ def plan(
         tags=tag,
         inventory=inventory,
     )
+    prospects = campaign.gate_prospects(suite, made, store=store, policy=policy)
     if json:
         from farm.reporting import as_json, plan_document
 
-        console.print_text(as_json(plan_document(made)))
+        console.print_text(as_json(plan_document(made, prospects)))
     else:
         console.show_plan(made)
+        console.show_prospects(prospects)
 
 
 @app.command()

@@ -54,6 +54,8 @@ class Cell:
         alpha: one-sided chance of error of each bound of the effect.
         effect: candidate against baseline, None if nothing could be compared; for a limit the
             candidate's own level in the metric's unit.
+        against: the arm that the candidate is compared with.
+        margin: how much worse is still good, a fraction; None for a limit.
         limit: the limit that the candidate is held against, None for a margin.
         verdict: PASS, FAIL, INCONCLUSIVE or INVALID.
         reasons: why, for people; each begins with a code.
@@ -73,11 +75,18 @@ class Cell:
     units: tuple[Unit, ...]
     alpha: float
     effect: Effect | None = None
+    against: Arm = Arm.BASELINE
+    margin: float | None = None
     limit: float | None = None
     verdict: Verdict = Verdict.INVALID
     reasons: tuple[str, ...] = ()
     looks: int = 1
     waiver: Waiver | None = None
+
+    @property
+    def question(self) -> tuple[Group, str, Arm, bool]:
+        """What tells this cell from the others of a gate."""
+        return self.group, self.rule.metric.name, self.against, self.limit is not None
 
     @property
     def group(self) -> Group:
@@ -114,17 +123,33 @@ def compare(
         cell
         for group in groups.values()
         for rule in policy.rules
-        for limit in _questions(rule)
-        if (cell := _cell(group, rule, limit, policy)) is not None
+        for question in _questions(group, rule, policy)
+        if (cell := _answer(question, group)) is not None
     )
 
 
-def _questions(rule: Rule) -> Iterable[float | None]:
-    """What a rule asks: None for its margin, and its limit."""
+def _questions(group: list[JobResult], rule: Rule, policy: Policy) -> Iterable[Cell]:
+    """What a rule asks of a group: its margin, the margin of the anchor, its limit."""
+    first = group[0].job
+    cell = Cell(
+        workload=first.workload.name,
+        device_type=first.device.type,
+        runtime=first.runtime,
+        accelerator=first.accelerator,
+        load_digest=first.load.digest(),
+        scenario=first.load.scenario,
+        time_basis=group[0].time_basis,
+        simulated=any(result.simulated for result in group),
+        rule=rule,
+        units=(),
+        alpha=policy.alpha_per_look if rule.metric.method is Method.BLOCKS else policy.alpha,
+    )
     if rule.margin is not None:
-        yield None
+        yield replace(cell, margin=rule.margin)
+    if rule.anchor_margin is not None:
+        yield replace(cell, margin=rule.anchor_margin, against=Arm.ANCHOR)
     if rule.limit is not None:
-        yield rule.limit
+        yield replace(cell, limit=rule.limit)
 
 
 def _merged(results: Iterable[JobResult], blocks: Container[int] | None) -> Iterable[JobResult]:
@@ -146,44 +171,37 @@ def _merged(results: Iterable[JobResult], blocks: Container[int] | None) -> Iter
     return found.values()
 
 
-def block_differences(repeats: Iterable[Repeat], metric: str) -> list[float]:
-    """mean(log candidate) - mean(log baseline) of every whole block that has the metric."""
-    blocks: dict[int, dict[Arm, list[float]]] = defaultdict(lambda: defaultdict(list))
+def block_differences(
+    repeats: Iterable[Repeat], metric: str, against: Arm = Arm.BASELINE
+) -> list[float]:
+    """mean(log candidate) - mean(log other) of every whole block that has the metric.
+
+    A block counts only if both arms stand at the same mean position in it, as in A B B A: in any
+    other order, A A B B say, a drift of the device would be taken for the model's.
+    """
+    blocks: dict[int, dict[Arm, list[tuple[int, float]]]] = defaultdict(lambda: defaultdict(list))
     for repeat in repeats:
         value = repeat.value(metric)
         if value is not None and value > 0:
-            blocks[repeat.block][repeat.arm].append(math.log(value))
-    return [
-        float(np.mean(arms[Arm.CANDIDATE]) - np.mean(arms[Arm.BASELINE]))
-        for _, arms in sorted(blocks.items())
-        if len(arms[Arm.CANDIDATE]) == len(arms[Arm.BASELINE]) == 2
-    ]
+            blocks[repeat.block][repeat.arm].append((repeat.position, math.log(value)))
+    differences = []
+    for _, arms in sorted(blocks.items()):
+        ours, theirs = np.array(arms[Arm.CANDIDATE]), np.array(arms[against])
+        if len(ours) == len(theirs) == 2 and ours[:, 0].sum() == theirs[:, 0].sum():
+            differences.append(float(ours[:, 1].mean() - theirs[:, 1].mean()))
+    return differences
 
 
-def _cell(group: list[JobResult], rule: Rule, limit: float | None, policy: Policy) -> Cell | None:
-    """The evidence of one rule on one type; None if it only informs and has nothing to say."""
-    first = group[0].job
-    cell = Cell(
-        workload=first.workload.name,
-        device_type=first.device.type,
-        runtime=first.runtime,
-        accelerator=first.accelerator,
-        load_digest=first.load.digest(),
-        scenario=first.load.scenario,
-        time_basis=group[0].time_basis,
-        simulated=any(result.simulated for result in group),
-        rule=rule,
-        units=(),
-        limit=limit,
-        alpha=policy.alpha_per_look if rule.metric.method is Method.BLOCKS else policy.alpha,
-    )
-    if rule.metric.family not in {str(measure) for measure in first.measures} | {"size", "drift"}:
+def _answer(cell: Cell, group: list[JobResult]) -> Cell | None:
+    """The evidence on one question; None if it only informs and there is nothing to say."""
+    rule, measures = cell.rule, {str(measure) for measure in group[0].job.measures}
+    if rule.metric.family not in measures | {"size", "drift"}:
         return replace(cell, reasons=(_not_measured(rule),)) if rule.gate else None
     guilt = _candidates_doing(group, rule.metric.method)
     if guilt:
         units = tuple(Unit(device=r.job.device.name, blocks=0, effect=None) for r in group)
         return replace(cell, units=units, verdict=Verdict.FAIL, reasons=guilt)
-    if limit is not None:
+    if cell.limit is not None:
         return _against_limit(cell, group)
     match rule.metric.method:
         case Method.BLOCKS:
@@ -200,7 +218,8 @@ def _from_blocks(cell: Cell, group: list[JobResult]) -> Cell:
     pooled: list[float] = []
     units, reasons = [], []
     for result in group:
-        found = [sign * d for d in block_differences(result.repeats, metric.name)]
+        differences = block_differences(result.repeats, metric.name, cell.against)
+        found = [sign * difference for difference in differences]
         sick = _sickness(result)
         if sick:
             reasons.append(sick)
@@ -221,7 +240,7 @@ def _from_items(cell: Cell, group: list[JobResult]) -> Cell:
     worst: tuple[Effect, str] | None = None
     units, reasons = [], []
     for result in group:
-        baseline = result.summary(Arm.BASELINE).correct
+        baseline = result.summary(cell.against).correct
         candidate = result.summary(Arm.CANDIDATE).correct
         name = result.job.device.name
         if len(baseline) == 0 or len(baseline) != len(candidate):
@@ -299,9 +318,9 @@ def _from_number(cell: Cell, group: list[JobResult]) -> Cell:
         if result.error and result.error.family == "workload":
             return replace(cell, reasons=(_reason(result.error, result.job.device.name),))
     sizes = {arm.arm: float(arm.artifact.size_bytes) for arm in group[0].job.arms}
-    if not sizes[Arm.BASELINE]:
+    if not sizes[cell.against]:
         return replace(cell, reasons=("not_measured: the baseline's file is empty",))
-    effect = exact_effect(sizes[Arm.BASELINE], sizes[Arm.CANDIDATE])
+    effect = exact_effect(sizes[cell.against], sizes[Arm.CANDIDATE])
     units = tuple(
         Unit(device=result.job.device.name, blocks=0, effect=effect.estimate) for result in group
     )

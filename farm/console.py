@@ -17,8 +17,16 @@ from farm.demo import DemoGate
 from farm.execution import Progress as Report
 from farm.execution import Step
 from farm.health import Check
-from farm.papers import Document, format_bounds, format_effect, format_interval, format_value
+from farm.papers import (
+    Document,
+    format_bounds,
+    format_effect,
+    format_interval,
+    format_question,
+    format_value,
+)
 from farm.planning import Plan
+from farm.prospects import Prospect, chance_to_pass
 from farm.store.rows import StoredJob
 
 STYLES = {
@@ -109,6 +117,27 @@ def show_plan(plan: Plan) -> None:
     show_skips({"device": s.device, "what": s.what, "reason": s.reason} for s in plan.skips)
 
 
+def show_prospects(prospects: tuple[Prospect, ...]) -> None:
+    """What a gate on these devices could decide, and how likely an unchanged model passes."""
+    if not prospects:
+        return
+    made = table(
+        "A gate with the suite's policy", "metric", "margin", "blocks", "MDE", "unchanged passes",
+        right=["margin", "blocks", "MDE", "unchanged passes"],
+    )  # fmt: skip
+    for p in prospects:
+        mde = "noise unknown" if p.mde is None else f"{100 * p.mde:.1f} %"
+        chance = "-" if p.passes is None else f"{100 * p.passes:.1f} %"
+        name = f"{p.rule.metric.name} on {p.device_type}"
+        add(made, name, f"{100 * p.margin:g} %", p.blocks, mde, chance)
+    out.print(made)
+    whole = chance_to_pass(prospects)
+    if whole is not None:
+        out.print(safe(f"an unchanged model passes all of them in {100 * whole:.1f} % of gates"))
+    for unknown in dict.fromkeys(name for p in prospects for name in p.unknown):
+        out.print(safe(f"noise of {unknown} is unknown: farm noise"), style="dim")
+
+
 def show_skips(skips: Iterable[Document]) -> None:
     """What will not be, or was not, done."""
     for skip in skips:
@@ -163,7 +192,7 @@ def show_gate(gate: Document) -> None:
         verdict = safe(cell["verdict"])
         add(
             made,
-            f"  {cell['metric']}",
+            f"  {format_question(cell)}",
             format_effect(cell, "effect"),
             format_bounds(cell),
             format_effect(cell, "margin"),

@@ -130,7 +130,7 @@ def _within_limit(cell: Cell, limit: float) -> Cell:
 
 
 def _judged(cell: Cell, policy: Policy) -> Cell:
-    effect, margin = cell.effect, cell.rule.margin
+    effect, margin = cell.effect, cell.margin
     if effect is None:
         return cell  # compare has said FAIL or INVALID, and why
     if cell.limit is not None:

@@ -117,9 +117,7 @@ def _confirmed(
 
 def _second_opinion(cell: Cell, fresh: Iterable[Cell]) -> Cell:
     """A suspect cell after fresh blocks: FAIL, INCONCLUSIVE, or INVALID if they went wrong."""
-    other = next(
-        (c for c in fresh if c.group == cell.group and c.rule.metric is cell.rule.metric), None
-    )
+    other = next((c for c in fresh if c.question == cell.question), None)
     if other is None or other.effect is None:
         reasons = other.reasons if other else ("not_measured: no fresh blocks",)
         return replace(cell, verdict=Verdict.INVALID, reasons=(*cell.reasons, *reasons))

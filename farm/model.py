@@ -228,6 +228,12 @@ class Arm(StrEnum):
 
     BASELINE = "baseline"
     CANDIDATE = "candidate"
+    ANCHOR = "anchor"
+    """A pinned older release, so that many small losses cannot creep by one at a time."""
+
+
+PAIR = (Arm.BASELINE, Arm.CANDIDATE)
+"""The arms of a comparison without an anchor, in the order they run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -254,7 +260,8 @@ class Job:
 
     Attributes:
         measures: the families to measure.
-        arms: one model to run it, or baseline and candidate to compare them.
+        arms: one model to run it; to compare, the anchor if there is one, the baseline and last
+            the candidate.
         rounds: repeats of a single model, or ABBA blocks of two.
         first_block: index of the first of them.
     """
@@ -277,19 +284,16 @@ class Job:
     @property
     def block_size(self) -> int:
         """Repeats that count together or not at all."""
-        return 4 if self.compares else 1
+        return 2 * len(self.arms) if self.compares else 1
 
     def slots(self) -> Iterator[Slot]:
         """The repeats in the order they run.
 
-        Two models run as A B B A inside each block: a drift that is linear over the block adds the
-        same to both and cancels.
+        Two models run as A B B A inside each block, three as R A B B A R: a drift that is linear
+        over the block adds the same to each and cancels.
         """
-        order = (
-            (Arm.BASELINE, Arm.CANDIDATE, Arm.CANDIDATE, Arm.BASELINE)
-            if self.compares
-            else (self.arms[0].arm,)
-        )
+        arms = [arm.arm for arm in self.arms]
+        order = (*arms, *reversed(arms)) if self.compares else tuple(arms)
         for block in range(self.first_block, self.first_block + self.rounds):
             for position, arm in enumerate(order):
                 yield Slot(block=block, position=position, arm=arm)

@@ -69,6 +69,12 @@ def format_value(value: float | None, unit: str) -> str:
     return f"{100 * value:.2f} %" if unit == "ratio" else f"{value:.4g} {unit}"
 
 
+def format_question(cell: Document) -> str:
+    """What a cell is about: its metric, and what it is held against if not the baseline."""
+    against = cell.get("against", "baseline")
+    return cell["metric"] if against == "baseline" else f"{cell['metric']} ({against})"
+
+
 def format_effect(cell: Document, key: str) -> str:
     """One of the effect's numbers of a cell with its sign and unit."""
     value = cell[key]
@@ -94,7 +100,7 @@ def _gate_markdown(gate: Document) -> str:
         kind = _cell_text(_badged(cell, "device_type"))
         verdict = f"{_MARKS[cell['verdict']]} {cell['verdict']}"
         lines.append(
-            f"| {kind} | {cell['metric']} | {format_effect(cell, 'effect')} | "
+            f"| {kind} | {format_question(cell)} | {format_effect(cell, 'effect')} | "
             f"{format_bounds(cell)} | {format_effect(cell, 'margin')} | "
             f"{format_effect(cell, 'mde')} | "
             f"{verdict}{_standing(cell)} |"
@@ -153,7 +159,7 @@ def _cell_text(text: str) -> str:
 
 
 def _cell_case(cell: Document) -> ET.Element:
-    name = f"{cell['metric']} on {_badged(cell, 'device_type')}"
+    name = f"{format_question(cell)} on {_badged(cell, 'device_type')}"
     case = ET.Element("testcase", classname=_xml_text(cell["workload"]), name=_xml_text(name))
     if cell["waiver"]:
         message = f"waived by {cell['waiver']['owner']} until {cell['waiver']['expires']}"

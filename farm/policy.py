@@ -71,12 +71,33 @@ class Rule:
             points); None if only the limit counts.
         limit: what the candidate must keep whatever the baseline does, in the metric's unit: at
             most, or for a metric of which more is better at least.
+        anchor_margin: how much worse than the anchor is still good, over all releases since.
     """
 
     metric: Metric
     gate: bool
     margin: float | None = None
     limit: float | None = None
+    anchor_margin: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Anchor:
+    """A pinned release that every candidate is held against as well; moving it takes a decision.
+
+    Attributes:
+        model: its file.
+        sha256: what that file must be; the policy's reviewer approves this.
+        owner: who decided.
+        reason: why this release.
+        decided: when.
+    """
+
+    model: Path
+    sha256: str
+    owner: str
+    reason: str
+    decided: date
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,6 +152,7 @@ class Policy:
         rules: one per metric, in the order written.
         coverage: demands on device types; a type that is not named needs one healthy unit.
         waivers: live ones; an expired waiver is an error.
+        anchor: the pinned release, if there is one.
     """
 
     path: Path
@@ -143,6 +165,7 @@ class Policy:
     on_undecidable: OnUndecidable = OnUndecidable.REFUSE
     coverage: tuple[Coverage, ...] = ()
     waivers: tuple[Waiver, ...] = ()
+    anchor: Anchor | None = None
 
     @property
     def alpha_per_look(self) -> float:
@@ -186,7 +209,15 @@ def read_policy(path: Path, *, today: date | None = None) -> Policy:
     rules = tuple(_read_rule(metrics, name, table) for name, table in metrics.tables())
     coverage = tuple(_read_coverage(document.table("coverage")))
     waivers = tuple(_read_waivers(document, today or datetime.now(UTC).date()))
+    anchor = _read_anchor(document) if document.has("anchor") else None
     document.done()
+    for rule in rules:
+        if rule.anchor_margin is not None and anchor is None:
+            raise document.error(
+                f"{rule.metric.name} has an anchor_margin, but there is no anchor",
+                key="metrics",
+                hint="pin a release: anchor: {model, sha256, owner, reason, decided}",
+            )
     if not any(rule.gate for rule in rules):
         raise document.error(
             "no metric decides", key="metrics", hint="mark at least one with 'gate: true'"
@@ -202,6 +233,7 @@ def read_policy(path: Path, *, today: date | None = None) -> Policy:
         rules=rules,
         coverage=coverage,
         waivers=waivers,
+        anchor=anchor,
     )
 
 
@@ -234,31 +266,32 @@ def _read_rule(metrics: Table, name: str, table: Table) -> Rule:
     rule = Rule(
         metric=metric,
         gate=table.flag("gate", default=False),
-        margin=_read_margin(table, metric),
+        margin=_read_margin(table, metric, "margin"),
+        anchor_margin=_read_margin(table, metric, "anchor_margin"),
         limit=_read_limit(table, metric),
     )
     table.done()
-    if rule.margin is None and rule.limit is None:
+    if rule.margin is None and rule.limit is None and rule.anchor_margin is None:
         raise table.error("'margin' is missing", hint="or a limit: at_most, at_least")
     return rule
 
 
-def _read_margin(table: Table, metric: Metric) -> float | None:
-    if not table.has("margin"):
+def _read_margin(table: Table, metric: Metric, key: str) -> float | None:
+    if not table.has(key):
         return None
-    text = table.text("margin")
+    text = table.text(key)
     unit = _UNITS[metric.method]
     match = _MARGIN.fullmatch(text)
     if not match or match[2] != unit:
         raise table.error(
-            f"margin '{text}' does not fit {metric.name}",
-            key="margin",
+            f"{key} '{text}' does not fit {metric.name}",
+            key=key,
             hint=f"write for example '5 {unit}'",
         )
     margin = float(match[1]) / 100
     if not 0 < margin <= MAX_MARGIN[metric.method]:
         most = f"{100 * MAX_MARGIN[metric.method]:.0f} {unit}"
-        raise table.error(f"a margin must be above zero and at most {most}", key="margin")
+        raise table.error(f"a margin must be above zero and at most {most}", key=key)
     return margin
 
 
@@ -277,6 +310,26 @@ def _read_limit(table: Table, metric: Metric) -> float | None:
             hint=f"write for example '50 {next(iter(units))}'",
         )
     return float(match[1]) * units[match[2]]
+
+
+def _read_anchor(document: Table) -> Anchor:
+    table = document.table("anchor")
+    anchor = Anchor(
+        model=document.path.parent / table.text("model"),
+        sha256=table.text("sha256"),
+        owner=table.text("owner"),
+        reason=table.text("reason"),
+        decided=table.day("decided"),
+    )
+    table.done()
+    found = Artifact.of(anchor.model).sha256
+    if found != anchor.sha256:
+        raise table.error(
+            f"the anchor {anchor.model.name!r} is {found[:12]}, not {anchor.sha256[:12]}",
+            key="sha256",
+            hint="an anchor is moved by a decision: change sha256, reason and date together",
+        )
+    return anchor
 
 
 def _read_coverage(table: Table) -> Iterator[Coverage]:

@@ -69,6 +69,17 @@ def foresee(
     return tuple(_prospects(groups, policy, known))
 
 
+def chance_to_pass(prospects: Iterable[Prospect]) -> float | None:
+    """The chance that an unchanged model passes all of them; None while any is unknown.
+
+    Metrics and types are taken as independent.
+    """
+    chances = [prospect.passes for prospect in prospects]
+    return (
+        None if None in chances or not chances else math.prod(c for c in chances if c is not None)
+    )
+
+
 def _prospects(
     groups: dict[Group, list[Job]],
     policy: Policy,

@@ -18,6 +18,7 @@ from farm.metrics import Method
 from farm.papers import Document, as_junit, as_markdown
 from farm.planning import Plan
 from farm.policy import Waiver
+from farm.prospects import Prospect
 from farm.record import Skip
 from farm.store.database import Store, open_store
 from farm.store.noise import StoredNoise
@@ -93,8 +94,8 @@ def gate_document(verdict: GateVerdict) -> Document:
     }
 
 
-def plan_document(plan: Plan) -> Document:
-    """What would run where."""
+def plan_document(plan: Plan, prospects: tuple[Prospect, ...] = ()) -> Document:
+    """What would run where, and what a gate could decide there; percent."""
     return {
         "schema": "farm.plan/1",
         "suite": plan.suite,
@@ -112,6 +113,19 @@ def plan_document(plan: Plan) -> Document:
             for job in plan.jobs
         ],
         "skips": _skip_entries(plan.skips),
+        "prospects": [
+            {
+                "device_type": p.device_type,
+                "metric": p.rule.metric.name,
+                "margin_pct": 100 * p.margin,
+                "blocks": p.blocks,
+                "mde_pct": None if p.mde is None else 100 * p.mde,
+                "blocks_needed": p.needed,
+                "pass_chance_pct": None if p.passes is None else 100 * p.passes,
+                "noise_unknown": list(p.unknown),
+            }
+            for p in prospects
+        ],
     }
 
 
@@ -226,7 +240,8 @@ def _cell_entry(cell: Cell) -> Document:
         "effect": scaled(effect.estimate) if effect else None,
         "lo": scaled(effect.lo) if effect else None,
         "hi": scaled(effect.hi) if effect else None,
-        "margin": scaled(cell.rule.margin if cell.limit is None else cell.limit),
+        "against": cell.against if cell.limit is None else "limit",
+        "margin": scaled(cell.margin if cell.limit is None else cell.limit),
         "mde": scaled(effect.mde) if effect and cell.limit is None else None,
         "effect_kind": _EFFECT_KINDS[metric.method] if cell.limit is None else "absolute",
         "verdict": cell.verdict,

@@ -20,7 +20,7 @@ from drivers.virtual.physics import Noise, Profile
 from farm.comparing import compare
 from farm.judging import judge
 from farm.metrics import METRICS
-from farm.model import Address, Arm, ArmModel, Artifact, Device, Job, Load, Measure, Workload
+from farm.model import PAIR, Address, Arm, ArmModel, Artifact, Device, Job, Load, Measure, Workload
 from farm.policy import Policy, Rule
 from farm.record import JobResult, Measurement, Outcome, Repeat, Verdict
 from tests.benchmarks.run import Figure
@@ -140,7 +140,7 @@ def _job() -> Job:
     return Job(
         workload=Workload(name="bench", digest=""), device=device, runtime="ort_python",
         accelerator="cpu", load=Load(), measures=(Measure.LATENCY,),
-        arms=tuple(ArmModel(arm=arm, name=arm, artifact=model) for arm in Arm), rounds=BLOCKS,
+        arms=tuple(ArmModel(arm=arm, name=arm, artifact=model) for arm in PAIR), rounds=BLOCKS,
     )  # fmt: skip
 
 

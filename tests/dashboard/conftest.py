@@ -16,7 +16,7 @@ import streamlit as st
 from farm.analysis.compare import block_effect
 from farm.analysis.summary import latency_statistics, over_repeats, share_correct
 from farm.errors import Evidence
-from farm.model import Address, Arm, ArmModel, Artifact, Device, Job, Load, Measure, Workload
+from farm.model import PAIR, Address, Arm, ArmModel, Artifact, Device, Job, Load, Measure, Workload
 from farm.record import (
     ArmSummary,
     ErrorRecord,
@@ -261,7 +261,7 @@ def measured_cell(result: JobResult, **rest: object) -> dict[str, object]:
             [np.log(r.value("latency.p50")) for r in result.repeats if (r.arm, r.block) == (arm, b)]
             for b in range(result.job.rounds)
         ]
-        for arm in Arm
+        for arm in PAIR
     }
     differences = np.mean(logs[Arm.CANDIDATE], axis=1) - np.mean(logs[Arm.BASELINE], axis=1)
     effect = block_effect(differences, 0.05)

@@ -9,7 +9,7 @@ import pytest
 from dashboard import charts, gate, palette
 from dashboard.samples import summarise
 from dashboard.units import Scale
-from farm.model import Arm
+from farm.model import PAIR
 from farm.record import Verdict
 
 MS = Scale(divisor=1e6, unit="ms")
@@ -99,7 +99,7 @@ def test_repeats_stand_inside_their_block_in_order(repeats):
 
 def test_arms_differ_in_shape_as_well_as_in_colour(repeats):
     text = charts.repeats_in_order(repeats, MS, simulated=False).to_json()
-    for arm in Arm:
+    for arm in PAIR:
         assert palette.ARM_COLORS[arm] in text
         assert palette.ARM_SHAPES[arm] in text
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 import sys
 from collections.abc import Callable
@@ -100,3 +101,34 @@ def _jobs(folder: Path) -> int:
 def _runs(folder: Path) -> int:
     with open_store(folder, read_only=True) as store:
         return len(reader.runs(store))
+
+
+def test_an_anchor_is_measured_in_the_same_blocks(
+    digits: Path, suite: Write, inventory: Write, tmp_path: Path
+) -> None:
+    quick = suite("accuracy, latency")
+    slow = digits / "candidates" / "int8_slow.onnx"
+    digest = hashlib.sha256((digits / "float.onnx").read_bytes()).hexdigest()
+    quick.with_suffix(".policy.yaml").write_text(
+        "schema: farm.policy/1\nlooks: [5]\n"
+        f"anchor: {{model: {digits / 'float.onnx'}, sha256: {digest}, owner: ann, "
+        "reason: first, decided: 2026-01-01}\n"
+        "metrics:\n  latency.p50: {gate: true, margin: 15 %, anchor_margin: 20 %}\n"
+        "  accuracy.top1: {gate: true, margin: 2 points, anchor_margin: 3 points}\n"
+    )
+    answer = farm.gate(
+        str(quick), candidate=slow, baseline=slow, workload=digits,
+        inventory=inventory(b="virtual://board?seed=1"), store=tmp_path / "store",
+    )  # fmt: skip
+    verdicts = {(c.rule.metric.name, str(c.against)): c.verdict for c in answer.cells}
+    assert verdicts == {
+        ("latency.p50", "baseline"): Verdict.PASS,
+        ("latency.p50", "anchor"): Verdict.FAIL,
+        ("accuracy.top1", "baseline"): Verdict.PASS,
+        ("accuracy.top1", "anchor"): Verdict.PASS,
+    }
+    with open_store(tmp_path / "store") as store:
+        repeats = reader.repeats(store, 1)
+    first = repeats[(repeats["block"] == 0) & (repeats["metric"] == "latency.p50")]
+    arms = ["anchor", "baseline", "candidate", "candidate", "baseline", "anchor"]
+    assert list(first["arm"]) == arms

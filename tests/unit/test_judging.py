@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
@@ -358,3 +359,48 @@ def test_a_tail_without_enough_inferences_says_how_many_it_needs(limit: float | 
 
 def test_a_limit_needs_enough_repeats() -> None:
     assert _verdict(_result(blocks=2), policy=_limited("latency.p50", 2e6)) is Verdict.INVALID
+
+
+@pytest.mark.parametrize("positions", [(0, 1, 2, 3), (0, 2, 1, 3)])
+def test_a_block_in_an_order_that_drift_can_bend_does_not_count(positions: tuple[int, ...]) -> None:
+    order = {0: Arm.BASELINE, 1: Arm.BASELINE, 2: Arm.CANDIDATE, 3: Arm.CANDIDATE}
+    repeats = [
+        Repeat(arm=order[i], block=block, position=position, started=NOW,
+               measurements=(Measurement(metric="latency.p50", unit="ns", value=1e6),))
+        for block in range(5)
+        for i, position in enumerate(positions)
+    ]  # fmt: skip
+    assert block_differences(repeats, "latency.p50") == []
+
+
+def _anchored(slow: float, slow_anchor: float) -> JobResult:
+    """A candidate that is `slow` against the baseline and `slow_anchor` against the anchor."""
+    factors = {Arm.ANCHOR: 1 / slow_anchor, Arm.BASELINE: 1 / slow, Arm.CANDIDATE: 1.0}
+    order = (Arm.ANCHOR, Arm.BASELINE, Arm.CANDIDATE, Arm.CANDIDATE, Arm.BASELINE, Arm.ANCHOR)
+    dice = np.random.default_rng(8)
+    repeats = tuple(
+        Repeat(arm=arm, block=block, position=position, started=NOW,
+               measurements=(Measurement(metric="latency.p50", unit="ns",
+                                         value=1e6 * factors[arm] * (1 + 0.001 * dice.normal())),))
+        for block in range(5)
+        for position, arm in enumerate(order)
+    )  # fmt: skip
+    return replace(_result(), repeats=repeats)
+
+
+def test_twenty_small_losses_are_stopped_by_the_anchor() -> None:
+    rule = Rule(metric=METRICS["latency.p50"], gate=True, margin=0.02, anchor_margin=0.05)
+    policy = Policy(path=Path("p"), sha256="p", alpha=0.05, looks=(5,), rules=(rule,))
+    passed = 0
+    for promotion in range(1, 21):
+        found = judge(policy, compare((_anchored(1.01, 1.01**promotion),), policy))
+        step, anchor = found.cells
+        assert step.verdict is Verdict.PASS  # one by one, each loss is small enough
+        assert anchor.against is Arm.ANCHOR
+        if found.verdict is not Verdict.PASS:
+            break
+        passed += 1
+    assert 3 <= passed <= 5
+    assert found.verdict in (Verdict.FAIL, Verdict.INCONCLUSIVE)
+    last = judge(policy, compare((_anchored(1.01, 1.01**7),), policy))
+    assert last.verdict is Verdict.FAIL

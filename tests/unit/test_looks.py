@@ -11,7 +11,7 @@ import pytest
 
 from farm.looks import FRESH, decide
 from farm.metrics import METRICS
-from farm.model import Address, Arm, ArmModel, Artifact, Device, Job, Load, Measure, Workload
+from farm.model import PAIR, Address, Arm, ArmModel, Artifact, Device, Job, Load, Measure, Workload
 from farm.policy import Policy, Rule
 from farm.record import ArmSummary, JobResult, Measurement, Outcome, Repeat, Verdict
 
@@ -57,7 +57,7 @@ def _job(type: str) -> Job:
         workload=Workload(name="w", digest="d"), runtime="r", accelerator="cpu", load=Load(),
         device=Device(name=f"{type}-1", type=type, address=Address(scheme="virtual", place="x")),
         measures=(Measure.LATENCY, Measure.ACCURACY), rounds=5,
-        arms=tuple(ArmModel(arm=arm, name=arm, artifact=model) for arm in Arm),
+        arms=tuple(ArmModel(arm=arm, name=arm, artifact=model) for arm in PAIR),
     )  # fmt: skip
 
 

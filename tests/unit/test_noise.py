@@ -18,7 +18,7 @@ from farm.analysis.noise import (
     pass_chance,
 )
 from farm.metrics import METRICS
-from farm.model import Address, Arm, ArmModel, Artifact, Device, Job, Load, Measure, Workload
+from farm.model import PAIR, Address, ArmModel, Artifact, Device, Job, Load, Measure, Workload
 from farm.policy import Policy, Rule
 from farm.prospects import foresee
 from farm.store.noise import StoredNoise
@@ -100,7 +100,7 @@ def _job(device: str) -> Job:
         workload=Workload(name="w", digest="d"), runtime="r", accelerator="cpu", load=Load(),
         device=Device(name=device, type="phone", address=Address(scheme="virtual", place="x")),
         measures=(Measure.LATENCY,), rounds=5,
-        arms=tuple(ArmModel(arm=arm, name=arm, artifact=model) for arm in Arm),
+        arms=tuple(ArmModel(arm=arm, name=arm, artifact=model) for arm in PAIR),
     )  # fmt: skip
 
 

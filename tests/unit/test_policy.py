@@ -232,3 +232,31 @@ def test_a_limit_of_another_unit_or_direction_is_refused(metric, line, complaint
     with pytest.raises(ConfigError) as caught:
         read_policy(path)
     assert complaint in caught.value.message
+
+
+def _anchored(tmp_path, sha256: str):
+    (tmp_path / "v1.onnx").write_bytes(b"the first release")
+    path = tmp_path / "p.yaml"
+    path.write_text(
+        f"{HEAD}anchor: {{model: v1.onnx, sha256: {sha256}, owner: ann, reason: first release, "
+        "decided: 2026-01-31}\n"
+        "metrics:\n  latency.p50: {gate: true, margin: 2 %, anchor_margin: 5 %}\n"
+    )
+    return path
+
+
+def test_an_anchor_is_pinned_by_its_digest(tmp_path):
+    digest = hashlib.sha256(b"the first release").hexdigest()
+    policy = read_policy(_anchored(tmp_path, digest))
+    assert policy.anchor is not None
+    assert (policy.anchor.owner, policy.anchor.decided) == ("ann", date(2026, 1, 31))
+    assert policy.rules[0].anchor_margin == pytest.approx(0.05)
+    with pytest.raises(ConfigError, match=r"the anchor 'v1.onnx' is \w+, not ffffff"):
+        read_policy(_anchored(tmp_path, "f" * 64))
+
+
+def test_an_anchor_margin_without_an_anchor_is_refused(tmp_path):
+    path = tmp_path / "p.yaml"
+    path.write_text(f"{HEAD}metrics:\n  latency.p50: {{gate: true, anchor_margin: 5 %}}\n")
+    with pytest.raises(ConfigError, match="there is no anchor"):
+        read_policy(path)

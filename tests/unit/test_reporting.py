@@ -185,7 +185,7 @@ def _judged(metric: str, effect: Effect | None) -> Document:
     made = Cell(
         workload="digits", device_type="phone", runtime="ort_python", accelerator="cpu",
         load_digest="", alpha=0.025, scenario="single_stream", time_basis="wall",
-        simulated=True, rule=rule, units=(unit,),
+        simulated=True, rule=rule, units=(unit,), margin=0.15,
         effect=effect, verdict=Verdict.PASS if effect else Verdict.INVALID,
     )  # fmt: skip
     policy = Policy(path=Path("p"), sha256="e" * 64, alpha=0.025, looks=(5,), rules=(rule,))
