@@ -167,6 +167,7 @@ def _merged(results: Iterable[JobResult], blocks: Container[int] | None) -> Iter
                 repeats=before.repeats + wanted,
                 arms=before.arms if len(before.summary(Arm.CANDIDATE).correct) else result.arms,
                 error=result.error or before.error,
+                out_of_band=before.out_of_band or result.out_of_band,
             )
     return found.values()
 
@@ -363,6 +364,8 @@ def _sickness(result: JobResult) -> str:
     name = result.job.device.name
     if result.error and result.error.family == "workload":
         return _reason(result.error, name)
+    if result.out_of_band:
+        return f"canary_out_of_band: {result.out_of_band} ({name})"
     for condition, (mine, others) in _conditions(result).items():
         return f"{condition}: {mine + others} of {len(result.repeats)} repeats on {name}"
     return ""

@@ -7,6 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
+import numpy as np
+
+from farm.analysis.control import control_band
 from farm.errors import FarmError, LeaseTimeout
 from farm.lease import Lease, leased, renew
 from farm.model import Job
@@ -15,6 +18,7 @@ from farm.protocols import Limits
 from farm.record import ErrorRecord, JobResult, Outcome, RunRecord
 from farm.revision import detect_revision
 from farm.runner import run_job
+from farm.store.canaries import OUT_OF_BAND, canary_history
 from farm.store.database import Store
 from farm.store.writer import append_job, begin_run, extend_plan
 
@@ -114,10 +118,27 @@ def _do(
                 before_repeat=_renewer(store, lease),
                 repeat_done=lambda done, total: progress(replace(step, done=done, total=total)),
             )
+            result = _watched(store, result)
             append_job(store, run_id, ordinal, result, lease_token=lease.token)
     except LeaseTimeout as error:
         result = _never_started(job, error)
         append_job(store, run_id, ordinal, result, lease_token=0)
+    return result
+
+
+def _watched(store: Store, result: JobResult) -> JobResult:
+    """A result with what its canary says of the device."""
+    band = control_band(np.array(canary_history(store, result.job)))
+    for canary in result.canaries if band else ():
+        value = canary.value("latency.p50")
+        if band and value is not None and not band.holds(value):
+            when = "after" if canary.position else "before"
+            said = (
+                f"{value / 1000:.4g} us {when} the blocks, "
+                f"{band.lo / 1000:.4g} to {band.hi / 1000:.4g} us expected of {band.n}"
+            )
+            note = f"{OUT_OF_BAND}: {said}"
+            return replace(result, out_of_band=said, notes=(*result.notes, note))
     return result
 
 

@@ -230,6 +230,8 @@ class Arm(StrEnum):
     CANDIDATE = "candidate"
     ANCHOR = "anchor"
     """A pinned older release, so that many small losses cannot creep by one at a time."""
+    CANARY = "canary"
+    """The fixed model that watches the device."""
 
 
 PAIR = (Arm.BASELINE, Arm.CANDIDATE)
@@ -242,6 +244,14 @@ class ArmModel:
 
     arm: Arm
     name: str
+    artifact: Artifact
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Canary:
+    """A fixed model on fixed inputs: if it changes its pace, the device has changed."""
+
+    workload: Workload
     artifact: Artifact
 
 
@@ -264,6 +274,7 @@ class Job:
             the candidate.
         rounds: repeats of a single model, or ABBA blocks of two.
         first_block: index of the first of them.
+        canary: what tells whether the device is still itself, measured before and after.
     """
 
     workload: Workload
@@ -275,6 +286,7 @@ class Job:
     arms: tuple[ArmModel, ...]
     rounds: int
     first_block: int = 0
+    canary: Canary | None = None
 
     @property
     def compares(self) -> bool:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from farm.model import Arm, ArmModel, Candidate, Device, DeviceState, Job, Measure, Workload
+from farm.model import Arm, ArmModel, Canary, Candidate, Device, DeviceState, Job, Measure, Workload
 from farm.plugins import find_runtime
 from farm.record import Skip
 from farm.suite import Suite
@@ -27,6 +27,7 @@ def make_plan(
     models: tuple[tuple[Arm, Candidate], ...],
     *,
     rounds: int,
+    canary: Canary | None = None,
 ) -> Plan:
     """Combine a suite, devices and one model (a run) or two (a gate) into jobs.
 
@@ -36,6 +37,7 @@ def make_plan(
         workload: on which inputs.
         models: the candidate, or candidate and baseline.
         rounds: repeats of one model, or ABBA blocks of two.
+        canary: what watches the devices of a gate.
     """
     jobs: list[Job] = []
     skips: list[Skip] = []
@@ -47,7 +49,10 @@ def make_plan(
         skips += [Skip(device=device.name, what=what, reason=reason) for what, reason in missing]
         for runtime in suite.runtimes if measures else ():
             for made in _jobs(suite, device, workload, models, runtime, measures, rounds):
-                (jobs if isinstance(made, Job) else skips).append(made)  # type: ignore[arg-type]
+                if isinstance(made, Job):
+                    jobs.append(replace(made, canary=canary))
+                else:
+                    skips.append(made)
     return Plan(suite=suite.name, jobs=tuple(jobs), skips=tuple(skips))
 
 

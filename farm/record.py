@@ -255,6 +255,8 @@ class JobResult:
         time_basis: what durations count.
         environment: recorded circumstances.
         repeats: every repeat, in order.
+        canaries: the canary before the first and after the last of them, where there is one.
+        out_of_band: why the canary says that the device is not itself, empty if it does not.
         arms: summaries per model.
         notes: lines for people, such as why accuracy was skipped.
         error: why it did not complete.
@@ -270,6 +272,8 @@ class JobResult:
     time_basis: TimeBasis = TimeBasis.WALL
     environment: tuple[Fact, ...] = ()
     repeats: tuple[Repeat, ...] = ()
+    canaries: tuple[Repeat, ...] = ()
+    out_of_band: str = ""
     arms: tuple[ArmSummary, ...] = ()
     notes: tuple[str, ...] = ()
     error: ErrorRecord | None = None

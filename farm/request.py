@@ -9,10 +9,10 @@ from pathlib import Path
 
 from farm.errors import ConfigError, as_utf8
 from farm.inventory import read_inventory
-from farm.model import Arm, Candidate
+from farm.model import Arm, Canary, Candidate, Measure
 from farm.planning import Plan, make_plan
 from farm.suite import Suite
-from farm.workload import resolve_candidate, resolve_workload
+from farm.workload import read_workload, resolve_candidate, resolve_workload
 
 DEFAULT_INVENTORY = "inventory.yaml"
 DEFAULT_STORE = ".farm"
@@ -67,7 +67,18 @@ def resolve(
         if task.model is None:
             raise ConfigError("there is no model to run", hint="name one with --model")
         models = ((Arm.CANDIDATE, task.model),)
-    return make_plan(suite, devices, task, models, rounds=rounds)
+    canary = _canary(suite) if len(models) > 1 else None
+    return make_plan(suite, devices, task, models, rounds=rounds, canary=canary)
+
+
+def _canary(suite: Suite) -> Canary | None:
+    """The suite's canary: the own model of its canary workload."""
+    if suite.canary is None or not {Measure.LATENCY, Measure.MEMORY} & set(suite.measures):
+        return None
+    workload = read_workload(suite.canary)
+    if workload.model is None:
+        raise ConfigError(f"the canary workload {str(suite.canary)!r} names no model")
+    return Canary(workload=workload, artifact=workload.model.files[0].artifact)
 
 
 def refuse_nothing(made: Plan) -> None:

@@ -76,6 +76,7 @@ class _Harvest:
     ran: set[Arm] = field(default_factory=set)
     at_work: Arm | None = None
     redone: int = 0
+    canaries: list[Repeat] = field(default_factory=list)
 
     def drop_torn_block(self) -> None:
         """A block counts whole or not at all."""
@@ -168,12 +169,15 @@ def _measure(
                     _infer(harvest, arm, deployment)
         if {Measure.LATENCY, Measure.MEMORY} & set(job.measures):
             slots = list(job.slots())
+            watch = _canary(session, harvest, runtime)
+            harvest.canaries += watch(0)
             while len(harvest.repeats) < len(slots):
                 slot = slots[len(harvest.repeats)]
                 before_repeat()
                 harvest.repeats.append(_repeat(session, harvest, slot, deployed[slot.arm]))
                 repeat_done(len(harvest.repeats), len(slots))
                 harvest.drop_disturbed_block()
+            harvest.canaries += watch(1)
     finally:
         for deployment in deployed.values():
             deployment.remove()
@@ -223,6 +227,29 @@ def _repeat(session: Session, harvest: _Harvest, slot: Slot, deployment: Deploym
     )
 
 
+def _canary(session: Session, harvest: _Harvest, runtime: Runtime) -> Callable[[int], list[Repeat]]:
+    """What measures the canary, before (0) and after (1) the blocks; nothing without a canary."""
+    canary, job = harvest.job.canary, harvest.job
+    if canary is None:
+        return lambda position: []
+    deployment = runtime.deploy(canary.artifact, canary.workload, accelerator=job.accelerator)
+    watched = replace(job, measures=(Measure.LATENCY,))
+
+    def watch(position: int) -> list[Repeat]:
+        harvest.at_work = None  # a canary that breaks is no model's fault
+        started = datetime.now(UTC)
+        measured = deployment.measure(job.load)
+        statistics = _statistics(measured, watched)
+        fact = Fact(name="canary", value=canary.artifact.sha256)
+        slot = Slot(block=job.first_block, position=position, arm=Arm.CANARY)
+        return [
+            Repeat(arm=slot.arm, block=slot.block, position=position, started=started,
+                   measurements=statistics, facts=(fact,))
+        ]  # fmt: skip
+
+    return watch
+
+
 def _conditions(
     before: tuple[Reading, ...], after: tuple[Reading, ...], own_cpu_s: float | None
 ) -> tuple[str, ...]:
@@ -260,6 +287,7 @@ def _result(harvest: _Harvest, outcome: Outcome, error: ErrorRecord | None) -> J
         simulated=harvest.simulated,
         environment=harvest.environment,
         repeats=tuple(harvest.repeats),
+        canaries=tuple(harvest.canaries),
         arms=tuple(_summarise(harvest, arm) for arm in harvest.job.arms),
         notes=(*dict.fromkeys(map(_masked, harvest.notes)), *_disturbance(harvest)),
         error=error,

@@ -26,6 +26,8 @@ class Suite:
         measures: families of metrics.
         runtimes: names of runtimes, each makes jobs of its own.
         accelerators: likewise.
+        canary: folder of the workload whose own model watches the device during gates, None for
+            no watch.
         load: how a model is exercised inside one repeat.
         repeats: fresh processes per job of a run; a gate takes its blocks from the policy.
     """
@@ -37,6 +39,7 @@ class Suite:
     measures: tuple[Measure, ...]
     runtimes: tuple[str, ...]
     accelerators: tuple[str, ...]
+    canary: Path | None = None
     load: Load
     repeats: int
 
@@ -60,6 +63,7 @@ def read_suite(name: str) -> Suite:
         path = installed[name]
     document = read_document(path, "farm.suite/1")
     workload = document.text("workload", default="")
+    canary = document.text("canary", default="")
     suite = Suite(
         name=document.text("name"),
         description=document.text("description"),
@@ -70,6 +74,7 @@ def read_suite(name: str) -> Suite:
         accelerators=_some(
             document, "accelerators", document.texts("accelerators", default=("cpu",))
         ),
+        canary=path.parent / canary if canary else None,
         load=_read_load(document.table("load")),
         repeats=_positive(document, "repeats", 5),
     )

@@ -19,6 +19,7 @@ import sqlalchemy as sa
 from farm.model import Arm, Job
 from farm.record import ArmSummary, JobResult, Measurement, Outcome, Repeat, TimeBasis
 from farm.store import schema
+from farm.store.canaries import OUT_OF_BAND
 from farm.store.database import Store
 from farm.store.rows import StoredJob, read_jobs, read_moment
 from farm.store.traces import trace_path
@@ -122,6 +123,10 @@ def _result(store: Store, stored: StoredJob, job: Job) -> JobResult:
             for model in stored.models
         ),
         notes=stored.notes,
+        out_of_band=next(
+            (n.removeprefix(f"{OUT_OF_BAND}: ") for n in stored.notes if n.startswith(OUT_OF_BAND)),
+            "",
+        ),
         error=stored.error,
     )
 
@@ -130,7 +135,9 @@ def _read_repeats(store: Store, job_id: int) -> tuple[Repeat, ...]:
     repeat, measurement = schema.repeat, schema.measurement
     with store.reading() as connection:
         rows = connection.execute(
-            sa.select(repeat).where(repeat.c.job_id == job_id).order_by(repeat.c.id)
+            sa.select(repeat)
+            .where(repeat.c.job_id == job_id, repeat.c.arm != Arm.CANARY)
+            .order_by(repeat.c.id)
         ).mappings()
         values = connection.execute(
             sa.select(measurement).where(measurement.c.job_id == job_id)

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import sqlalchemy as sa
 
 from farm.errors import StoreError
+from farm.model import Arm
 from farm.store import schema
 from farm.store.database import Store, open_store
 from farm.store.rows import read_job
@@ -164,7 +165,7 @@ def repeats(store: Store, job_id: int) -> pd.DataFrame:
             *_pick(measurement, "metric", "unit", "value", "n"),
         )
         .join(measurement, measurement.c.repeat_id == repeat.c.id)
-        .where(repeat.c.job_id == job_id)
+        .where(repeat.c.job_id == job_id, repeat.c.arm != Arm.CANARY)
         .order_by(repeat.c.block, repeat.c.position, measurement.c.id)
     )
     return _frame(store, query)

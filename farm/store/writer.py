@@ -91,7 +91,7 @@ def append_job(
             for summary in result.arms
             for measurement in summary.measurements
         ]
-        for repeat in result.repeats:
+        for repeat in (*result.canaries, *result.repeats):
             repeat_id = _insert(connection, schema.repeat, _repeat_row(job_id, repeat))
             rows += [
                 _measurement_row(job_id, repeat_id, repeat.arm, measurement)
