@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from farm import cli_records
+from farm import cli_alerts, cli_bisect, cli_records
 from farm.cli_options import (
     INVENTORY,
     STORE,
@@ -277,6 +277,8 @@ def dashboard(
 
 
 cli_records.add_to(app)
+cli_alerts.add_to(app)
+cli_bisect.add_to(app)
 
 
 def main() -> None:

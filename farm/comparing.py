@@ -11,6 +11,7 @@ from collections.abc import Container, Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 
 from farm.analysis.budgets import Level, floor, level_bound
 from farm.analysis.compare import (
@@ -20,8 +21,9 @@ from farm.analysis.compare import (
     mcnemar_p,
     paired_effect,
 )
+from farm.analysis.items import clustered_effect
 from farm.metrics import Direction, Method
-from farm.model import Arm, Job
+from farm.model import Arm, Job, Workload
 from farm.policy import MIN_BLOCKS, Policy, Rule, Waiver
 from farm.record import ErrorRecord, JobResult, Repeat, Verdict
 
@@ -248,7 +250,7 @@ def _from_items(cell: Cell, group: list[JobResult]) -> Cell:
             reasons.append(_reason(result.error, name) or f"not_measured: {name} has no items")
             units.append(Unit(device=name, blocks=0, effect=None))
             continue
-        effect = paired_effect(baseline, candidate, cell.alpha)
+        effect = _item_effect(result.job.workload, baseline, candidate, cell.alpha)
         lost, won = int((baseline & ~candidate).sum()), int((~baseline & candidate).sum())
         note = (
             f"items: {name} lost {lost} and won {won} of {effect.n}, "
@@ -312,6 +314,18 @@ def _too_little(cell: Cell, have: int) -> str:
     if cell.limit is not None:
         return f"too_few_repeats: {have} repeats, {MIN_REPEATS} needed"
     return f"too_few_blocks: {have} whole blocks, {MIN_BLOCKS} needed"
+
+
+def _item_effect(
+    workload: Workload,
+    baseline: npt.NDArray[np.bool_],
+    candidate: npt.NDArray[np.bool_],
+    alpha: float,
+) -> Effect:
+    """The loss on the same items; by clusters where the workload says which items hang together."""
+    if workload.clusters is None:
+        return paired_effect(baseline, candidate, alpha)
+    return clustered_effect(baseline, candidate, np.load(workload.clusters.path), alpha)
 
 
 def _from_number(cell: Cell, group: list[JobResult]) -> Cell:

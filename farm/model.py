@@ -164,6 +164,8 @@ class Workload:
         inputs: an .npz with one array per model input, first axis the items; None for a bare
             model, whose inputs are then seeded on the device from the declared shapes.
         labels: an .npy with one integer class per item.
+        clusters: an .npy with one whole number per item; items of one number (the frames of a
+            video, the words of a speaker) are not independent and are judged together.
         reference: an .npz with the float model's outputs, one array per output.
         metric: the task's metric.
         model: the workload's own model, the default candidate.
@@ -174,6 +176,7 @@ class Workload:
     digest: str
     inputs: Artifact | None = None
     labels: Artifact | None = None
+    clusters: Artifact | None = None
     reference: Artifact | None = None
     metric: str = ""
     model: Candidate | None = None

@@ -33,6 +33,7 @@ def read_workload(path: Path) -> Workload:
     name = document.text("name")
     inputs = _artifact(document, "inputs")
     labels = _artifact(document, "labels", optional=True)
+    clusters = _artifact(document, "clusters", optional=True)
     reference = _artifact(document, "reference", optional=True)
     metric = _metric(document, labels)
     document.text("description", default="")
@@ -40,14 +41,17 @@ def read_workload(path: Path) -> Workload:
     model = _read_models(document, name)
     document.done()
     assert inputs is not None
-    _check_items(document, inputs, labels, reference)
-    _check_labels(document, labels)
-    oracle = [a.sha256 for a in (inputs, labels, reference) if a]
+    per_item = {"labels": labels, "clusters": clusters, "reference": reference}
+    _check_items(document, inputs, per_item)
+    _check_numbers(document, "labels", labels)
+    _check_numbers(document, "clusters", clusters)
+    oracle = [a.sha256 for a in (inputs, labels, clusters, reference) if a]
     return Workload(
         name=name,
         digest=_digest([name, metric, *oracle]),
         inputs=inputs,
         labels=labels,
+        clusters=clusters,
         reference=reference,
         metric=metric,
         model=model,
@@ -191,26 +195,26 @@ def _read_models(document: Table, name: str) -> Candidate | None:
     return Candidate(name=name, files=tuple(files)) if files else None
 
 
-def _check_items(document: Table, inputs: Artifact, *oracle: Artifact | None) -> None:
+def _check_items(document: Table, inputs: Artifact, per_item: dict[str, Artifact | None]) -> None:
     """Refuse files whose numbers of items differ: every later figure would compare wrong pairs."""
     counts = {"inputs": _items(document, "inputs", inputs)}
-    for key, artifact in zip(("labels", "reference"), oracle, strict=True):
+    for key, artifact in per_item.items():
         if artifact:
             counts[key] = _items(document, key, artifact)
             if counts[key] != counts["inputs"]:
                 raise document.error(f"{counts['inputs']} inputs but {counts[key]} {key}", key=key)
 
 
-def _check_labels(document: Table, labels: Artifact | None) -> None:
-    """Labels are one class per item; any other shape would be compared with the wrong things."""
-    if labels is None:
+def _check_numbers(document: Table, key: str, artifact: Artifact | None) -> None:
+    """One whole number per item; any other shape would be compared with the wrong things."""
+    if artifact is None:
         return
-    values = _arrays(document, "labels", labels)["labels"]
+    values = next(iter(_arrays(document, key, artifact).values()))
     if values.ndim != 1 or values.dtype.kind not in "iu" or values.min() < 0:
         raise document.error(
-            f"labels have shape {values.shape} and type {values.dtype}",
-            key="labels",
-            hint="save one whole number from 0 up per item: np.save('labels.npy', classes)",
+            f"{key} have shape {values.shape} and type {values.dtype}",
+            key=key,
+            hint=f"save one whole number from 0 up per item: np.save('{key}.npy', numbers)",
         )
 
 

@@ -151,6 +151,48 @@ noise = Table(
     Index("noise_by_device", "device", "runtime", "accelerator", "load_digest", "metric"),
 )
 
+alert = Table(
+    "alert",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("series", String, nullable=False),
+    Column("metric", String, nullable=False),
+    Column("device", String, nullable=False),
+    Column("device_type", String, nullable=False),
+    Column("simulated", Boolean, nullable=False),
+    Column("earlier", String, nullable=False),  # the last revision with the old level
+    Column("revision", String, nullable=False),  # the first with the new one
+    Column("before", Float, nullable=False),
+    Column("after", Float, nullable=False),
+    Column("effect", Float, nullable=False),  # a fraction; infinite from a level of 0
+    Column("lo", Float, nullable=False),
+    Column("hi", Float, nullable=False),
+    Column("n_before", Integer, nullable=False),
+    Column("n_after", Integer, nullable=False),
+    Column("floor", Float, nullable=False),
+    Column("slack", Float, nullable=False),
+    Column("state", String, nullable=False),
+    Column("absences", Integer, nullable=False),
+    Column("digest", String, nullable=False),
+    Column("latest", String, nullable=False),
+    Index("alert_by_series", "series"),
+)
+
+alert_transition = Table(
+    "alert_transition",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("alert_id", ForeignKey("alert.id"), nullable=False),
+    Column("source", String),  # null: the alert begins
+    Column("target", String, nullable=False),
+    Column("who", String, nullable=False),
+    Column("made", String, nullable=False),
+    Column("why", Text, nullable=False),
+    Column("bound", Float, nullable=False),
+    Column("latest", String, nullable=False),
+    Index("alert_transition_by_alert", "alert_id"),
+)
+
 lease = Table(
     "lease",
     metadata,

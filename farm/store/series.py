@@ -71,7 +71,7 @@ def read_points(
     with store.reading() as connection:
         return tuple(
             Point(
-                series=_series_name(row),
+                series=series_name(row),
                 metric=row.metric,
                 revision=row.commit or row.id,
                 value=row.value,
@@ -80,7 +80,8 @@ def read_points(
         )
 
 
-def _series_name(row: Any) -> str:
+def series_name(row: Any) -> str:
+    """The name of the series that a row of job, measurement and run belongs to."""
     parts = [row.workload, row.metric, row.device, row.runtime, row.accelerator]
     parts.append(row.load_digest[:8])
     parts += [row.time_basis] if row.time_basis != "wall" else []

@@ -404,3 +404,20 @@ def test_twenty_small_losses_are_stopped_by_the_anchor() -> None:
     assert found.verdict in (Verdict.FAIL, Verdict.INCONCLUSIVE)
     last = judge(policy, compare((_anchored(1.01, 1.01**7),), policy))
     assert last.verdict is Verdict.FAIL
+
+
+def test_items_of_one_cluster_are_judged_together(tmp_path: Path) -> None:
+    np.save(tmp_path / "clusters.npy", np.arange(900) // 90)
+    clusters = Artifact.of(tmp_path / "clusters.npy")
+    policy = _policy(latency=False, accuracy=True)
+    alone = _result(lost=9)
+    together = replace(
+        alone, job=replace(alone.job, workload=replace(alone.job.workload, clusters=clusters))
+    )
+    (single,) = judge(policy, compare((alone,), policy)).cells
+    (grouped,) = judge(policy, compare((together,), policy)).cells
+    assert single.effect is not None
+    assert grouped.effect is not None
+    assert grouped.effect.n == 10
+    assert grouped.effect.estimate == pytest.approx(single.effect.estimate)
+    assert grouped.effect.hi > single.effect.hi  # nine losses in one video say less
