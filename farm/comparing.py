@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Container, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -22,87 +22,17 @@ from farm.analysis.compare import (
     paired_effect,
 )
 from farm.analysis.items import clustered_effect
+from farm.cells import Cell, Group, Unit, group_of
 from farm.metrics import Direction, Method
 from farm.model import Arm, Job, Workload
-from farm.policy import MIN_BLOCKS, Policy, Rule, Waiver
+from farm.policy import MIN_BLOCKS, Policy, Rule
 from farm.record import ErrorRecord, JobResult, Repeat, Verdict
 
-MIN_REPEATS = 5
-"""With fewer repeats a limit is not judged."""
-
-SICKENING = frozenset({"throttled"})
+SICKENING = frozenset({"throttled", "off_temperature"})
 """Conditions that make a repeat unusable; others, such as `disturbed`, only add noise."""
 
 GUILT_ALPHA = 0.05
 """How unlikely it must be that a condition hit only the candidate's repeats by chance."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Unit:
-    """What one device contributed to a cell."""
-
-    device: str
-    blocks: int
-    effect: float | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cell:
-    """One metric on one device type.
-
-    Attributes:
-        rule: what the policy says of the metric.
-        units: the devices of that type, sick ones with no blocks.
-        alpha: one-sided chance of error of each bound of the effect.
-        effect: candidate against baseline, None if nothing could be compared; for a limit the
-            candidate's own level in the metric's unit.
-        against: the arm that the candidate is compared with.
-        margin: how much worse is still good, a fraction; None for a limit.
-        limit: the limit that the candidate is held against, None for a margin.
-        verdict: PASS, FAIL, INCONCLUSIVE or INVALID.
-        reasons: why, for people; each begins with a code.
-        looks: how often this metric has been looked at.
-        waiver: who answers for its failure, if somebody does.
-    """
-
-    workload: str
-    device_type: str
-    runtime: str
-    accelerator: str
-    load_digest: str
-    scenario: str
-    time_basis: str
-    simulated: bool
-    rule: Rule
-    units: tuple[Unit, ...]
-    alpha: float
-    effect: Effect | None = None
-    against: Arm = Arm.BASELINE
-    margin: float | None = None
-    limit: float | None = None
-    verdict: Verdict = Verdict.INVALID
-    reasons: tuple[str, ...] = ()
-    looks: int = 1
-    waiver: Waiver | None = None
-
-    @property
-    def question(self) -> tuple[Group, str, Arm, bool]:
-        """What tells this cell from the others of a gate."""
-        return self.group, self.rule.metric.name, self.against, self.limit is not None
-
-    @property
-    def group(self) -> Group:
-        """What its devices have in common."""
-        return self.device_type, self.runtime, self.accelerator, self.load_digest
-
-
-Group = tuple[str, str, str, str]
-"""Device type, runtime, accelerator and load digest: devices that are judged together."""
-
-
-def group_of(job: Job) -> Group:
-    """The group that a job's results belong to."""
-    return job.device.type, job.runtime, job.accelerator, job.load.digest()
 
 
 def compare(
@@ -126,7 +56,7 @@ def compare(
         for group in groups.values()
         for rule in policy.rules
         for question in _questions(group, rule, policy)
-        if (cell := _answer(question, group)) is not None
+        if (cell := _answer(question, group, len(policy.looks))) is not None
     )
 
 
@@ -146,8 +76,8 @@ def _questions(group: list[JobResult], rule: Rule, policy: Policy) -> Iterable[C
         units=(),
         alpha=policy.alpha_per_look if rule.metric.method is Method.BLOCKS else policy.alpha,
     )
-    if rule.margin is not None:
-        yield replace(cell, margin=rule.margin)
+    if rule.margin is not None or rule.weighted_margin is not None:
+        yield replace(cell, margin=rule.margin)  # without a margin it is only weighed
     if rule.anchor_margin is not None:
         yield replace(cell, margin=rule.anchor_margin, against=Arm.ANCHOR)
     if rule.limit is not None:
@@ -169,7 +99,7 @@ def _merged(results: Iterable[JobResult], blocks: Container[int] | None) -> Iter
                 repeats=before.repeats + wanted,
                 arms=before.arms if len(before.summary(Arm.CANDIDATE).correct) else result.arms,
                 error=result.error or before.error,
-                out_of_band=before.out_of_band or result.out_of_band,
+                unfit=before.unfit or result.unfit,
             )
     return found.values()
 
@@ -195,12 +125,12 @@ def block_differences(
     return differences
 
 
-def _answer(cell: Cell, group: list[JobResult]) -> Cell | None:
+def _answer(cell: Cell, group: list[JobResult], looks: int) -> Cell | None:
     """The evidence on one question; None if it only informs and there is nothing to say."""
     rule, measures = cell.rule, {str(measure) for measure in group[0].job.measures}
     if rule.metric.family not in measures | {"size", "drift"}:
         return replace(cell, reasons=(_not_measured(rule),)) if rule.gate else None
-    guilt = _candidates_doing(group, rule.metric.method)
+    guilt = _candidates_doing(group, rule.metric.method, looks)
     if guilt:
         units = tuple(Unit(device=r.job.device.name, blocks=0, effect=None) for r in group)
         return replace(cell, units=units, verdict=Verdict.FAIL, reasons=guilt)
@@ -272,8 +202,7 @@ def _against_limit(cell: Cell, group: list[JobResult]) -> Cell:
     items: list[Level] = []
     for result in group:
         name, sick = result.job.device.name, _sickness(result)
-        mine = [r.value(metric.name) for r in result.repeats if r.arm is Arm.CANDIDATE]
-        found = [value for value in mine if value is not None and value > 0]
+        found = _block_levels(result.repeats, metric.name)
         correct = result.summary(Arm.CANDIDATE).correct
         if sick:
             reasons.append(sick)
@@ -292,7 +221,7 @@ def _against_limit(cell: Cell, group: list[JobResult]) -> Cell:
             continue
         units.append(Unit(device=name, blocks=0, effect=None))
     cell = replace(cell, units=tuple(units), reasons=tuple(reasons))
-    if len(values) >= MIN_REPEATS:
+    if len(values) >= MIN_BLOCKS:
         items.append(level_bound(np.array(values), cell.alpha))
     if not items:
         return replace(cell, reasons=(*cell.reasons, _too_little(cell, len(values))))
@@ -300,6 +229,16 @@ def _against_limit(cell: Cell, group: list[JobResult]) -> Cell:
     worst = max(items, key=lambda level: sign * level.estimate)
     effect = Effect(estimate=worst.estimate, lo=worst.lo, hi=worst.hi, n=worst.n, mde=0.0)
     return replace(cell, effect=effect)
+
+
+def _block_levels(repeats: Iterable[Repeat], metric: str) -> list[float]:
+    """The candidate's level per block: its repeats in one block have too much in common for two."""
+    blocks: dict[int, list[float]] = defaultdict(list)
+    for repeat in repeats:
+        value = repeat.value(metric)
+        if repeat.arm is Arm.CANDIDATE and value is not None and value > 0:
+            blocks[repeat.block].append(math.log(value))
+    return [math.exp(float(np.mean(logs))) for logs in blocks.values()]
 
 
 def _candidate_bytes(job: Job) -> int:
@@ -311,8 +250,6 @@ def _too_little(cell: Cell, have: int) -> str:
     metric = cell.rule.metric
     if metric.min_samples > 1 and not have:
         return f"too_few_samples: {metric.name} needs {metric.min_samples} inferences per repeat"
-    if cell.limit is not None:
-        return f"too_few_repeats: {have} repeats, {MIN_REPEATS} needed"
     return f"too_few_blocks: {have} whole blocks, {MIN_BLOCKS} needed"
 
 
@@ -342,7 +279,7 @@ def _from_number(cell: Cell, group: list[JobResult]) -> Cell:
     return replace(cell, units=units, effect=effect)
 
 
-def _candidates_doing(group: list[JobResult], method: Method) -> tuple[str, ...]:
+def _candidates_doing(group: list[JobResult], method: Method, looks: int) -> tuple[str, ...]:
     """Reasons to fail the candidate before any number is looked at.
 
     Its model could not run where the baseline's did, in the same session; or a condition struck its
@@ -354,7 +291,7 @@ def _candidates_doing(group: list[JobResult], method: Method) -> tuple[str, ...]
         if error and error.arm is Arm.CANDIDATE and error.other_arm_ran:
             reasons.append(f"workload_{error.code}: {error.message}")
         for condition, (mine, others) in _conditions(result).items():
-            chance = 0.5**mine
+            chance = 0.5**mine * len(group) * looks  # one of them could have had bad luck
             if method is Method.BLOCKS and others == 0 and chance < GUILT_ALPHA:
                 reasons.append(
                     f"candidate_{condition}: {mine} repeats on {name}, the baseline none"
@@ -378,8 +315,8 @@ def _sickness(result: JobResult) -> str:
     name = result.job.device.name
     if result.error and result.error.family == "workload":
         return _reason(result.error, name)
-    if result.out_of_band:
-        return f"canary_out_of_band: {result.out_of_band} ({name})"
+    if result.unfit:
+        return f"{result.unfit} ({name})"
     for condition, (mine, others) in _conditions(result).items():
         return f"{condition}: {mine + others} of {len(result.repeats)} repeats on {name}"
     return ""

@@ -133,12 +133,11 @@ def _watched(store: Store, result: JobResult) -> JobResult:
         value = canary.value("latency.p50")
         if band and value is not None and not band.holds(value):
             when = "after" if canary.position else "before"
-            said = (
-                f"{value / 1000:.4g} us {when} the blocks, "
+            unfit = (
+                f"{OUT_OF_BAND}: {value / 1000:.4g} us {when} the blocks, "
                 f"{band.lo / 1000:.4g} to {band.hi / 1000:.4g} us expected of {band.n}"
             )
-            note = f"{OUT_OF_BAND}: {said}"
-            return replace(result, out_of_band=said, notes=(*result.notes, note))
+            return replace(result, unfit=unfit, notes=(*result.notes, unfit))
     return result
 
 

@@ -10,10 +10,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from farm.analysis.compare import items_needed
-from farm.comparing import Cell
+from farm.cells import Cell
 from farm.metrics import Direction, Method
 from farm.policy import FailRule, OnInconclusive, Policy
 from farm.record import Skip, Verdict
+from farm.weighting import weighted_cells
 
 EXIT_CODES = {Verdict.PASS: 0, Verdict.FAIL: 1, Verdict.INCONCLUSIVE: 3, Verdict.INVALID: 4}
 """Exit code of a gate by its verdict."""
@@ -57,7 +58,10 @@ def judge(policy: Policy, cells: Iterable[Cell], *, look: int | None = None) -> 
         look: which look this is, from 1; the last one if left out.
     """
     number = look or len(policy.looks)
-    judged = tuple(_settled(cell, policy, number) for cell in cells)
+    cells = tuple(cells)
+    asked = (*(c for c in cells if c.margin is not None or c.limit is not None),
+             *weighted_cells(cells, policy))  # fmt: skip
+    judged = tuple(_settled(cell, policy, number) for cell in asked)
     return conclude(policy, judged, last=number >= len(policy.looks))
 
 
@@ -79,7 +83,7 @@ def conclude(policy: Policy, cells: tuple[Cell, ...], *, last: bool) -> GateVerd
         for cell in cells
         if cell.waiver
     ]
-    present = {cell.device_type for cell in cells}
+    present = {group[0] for cell in cells for group in cell.groups}
     for demand in policy.coverage:
         if not demand.optional and demand.device_type not in present:
             notes.append(f"not_covered: no device of the type {demand.device_type} was measured")

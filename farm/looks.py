@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-from farm.comparing import Cell, compare, group_of
+from farm.cells import Cell, group_of
+from farm.comparing import compare
 from farm.judging import GateVerdict, conclude, judge
 from farm.metrics import Method
 from farm.model import Arm, Job, Measure
@@ -44,6 +45,8 @@ def decide(
     verdict = None
     for number, blocks in enumerate(policy.looks, 1):
         undecided = _undecided(verdict)
+        if verdict and not undecided:  # no block can change what is open: items, or waived cells
+            return conclude(policy, verdict.cells, last=True)
         wanted = [job for job in jobs if undecided is None or group_of(job) in undecided]
         results += measure(tuple(_missing(wanted, results, range(blocks))))
         verdict = judge(policy, compare(results, policy, blocks=range(blocks)), look=number)
@@ -57,10 +60,18 @@ def decide(
 
 
 def _undecided(verdict: GateVerdict | None) -> set[tuple[str, ...]] | None:
-    """The groups that need more blocks; None before the first look, when all do."""
+    """The groups that more blocks could decide; None before the first look, when all need some."""
     if verdict is None:
         return None
-    return {c.group for c in verdict.cells if c.rule.gate and c.verdict is Verdict.INCONCLUSIVE}
+    return {
+        group
+        for cell in verdict.cells
+        if cell.rule.gate
+        and not cell.waiver
+        and cell.verdict is Verdict.INCONCLUSIVE
+        and cell.rule.metric.method is Method.BLOCKS
+        for group in cell.groups
+    }
 
 
 def _missing(jobs: Iterable[Job], results: list[JobResult], blocks: range) -> Iterable[Job]:
@@ -105,7 +116,7 @@ def _confirmed(
         return verdict
     policy = verdict.policy
     first, count = FRESH * number, policy.looks[0]
-    groups = {cell.group for cell in suspects}
+    groups = {group for cell in suspects for group in cell.groups}
     suspected = tuple(job for job in jobs if group_of(job) in groups)
     results += measure(tuple(_missing(suspected, results, range(first, first + count))))
     seen = judge(policy, compare(results, policy, blocks=range(first, first + count)), look=number)
@@ -118,9 +129,11 @@ def _confirmed(
 def _second_opinion(cell: Cell, fresh: Iterable[Cell]) -> Cell:
     """A suspect cell after fresh blocks: FAIL, INCONCLUSIVE, or INVALID if they went wrong."""
     other = next((c for c in fresh if c.question == cell.question), None)
-    if other is None or other.effect is None:
+    if other is None or (other.effect is None and other.verdict is not Verdict.FAIL):
         reasons = other.reasons if other else ("not_measured: no fresh blocks",)
         return replace(cell, verdict=Verdict.INVALID, reasons=(*cell.reasons, *reasons))
+    if other.effect is None:
+        return replace(cell, reasons=(*cell.reasons, *other.reasons))
     effect = f"{100 * other.effect.estimate:+.2f} % on {other.effect.n} fresh blocks"
     if other.verdict is Verdict.FAIL:
         return replace(cell, reasons=(*cell.reasons, f"confirmed: {effect}"))

@@ -22,6 +22,7 @@ MIN_BLOCKS = 5
 """With fewer blocks no interval deserves trust; a policy that asks for fewer is refused."""
 
 MAX_BLOCKS = 1000
+SHARE_TOLERANCE = 1e-6
 MAX_LOOKS = 10
 DEFAULT_LOOKS = (5, 9, 13)
 
@@ -69,6 +70,7 @@ class Rule:
         gate: whether it decides; otherwise it informs.
         margin: how much worse than the baseline is still good: a fraction (0.15 is 15 %, or 15
             points); None if only the limit counts.
+        weighted_margin: how much worse is still good over all device types, weighted by usage.
         limit: what the candidate must keep whatever the baseline does, in the metric's unit: at
             most, or for a metric of which more is better at least.
         anchor_margin: how much worse than the anchor is still good, over all releases since.
@@ -77,6 +79,7 @@ class Rule:
     metric: Metric
     gate: bool
     margin: float | None = None
+    weighted_margin: float | None = None
     limit: float | None = None
     anchor_margin: float | None = None
 
@@ -107,11 +110,13 @@ class Coverage:
     Attributes:
         units: how many healthy units its verdict must rest on.
         optional: whether the release can do without it; its FAIL still is one.
+        share: how much of the usage is on this type, 0 to 1; weighs a `weighted_margin`.
     """
 
     device_type: str
     units: int = 1
     optional: bool = False
+    share: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,17 +216,7 @@ def read_policy(path: Path, *, today: date | None = None) -> Policy:
     waivers = tuple(_read_waivers(document, today or datetime.now(UTC).date()))
     anchor = _read_anchor(document) if document.has("anchor") else None
     document.done()
-    for rule in rules:
-        if rule.anchor_margin is not None and anchor is None:
-            raise document.error(
-                f"{rule.metric.name} has an anchor_margin, but there is no anchor",
-                key="metrics",
-                hint="pin a release: anchor: {model, sha256, owner, reason, decided}",
-            )
-    if not any(rule.gate for rule in rules):
-        raise document.error(
-            "no metric decides", key="metrics", hint="mark at least one with 'gate: true'"
-        )
+    _check_rules(document, rules, anchor, coverage)
     return Policy(
         path=path,
         sha256=Artifact.of(path).sha256,
@@ -235,6 +230,33 @@ def read_policy(path: Path, *, today: date | None = None) -> Policy:
         waivers=waivers,
         anchor=anchor,
     )
+
+
+def _check_rules(
+    document: Table,
+    rules: tuple[Rule, ...],
+    anchor: Anchor | None,
+    coverage: tuple[Coverage, ...],
+) -> None:
+    """Refuse rules that lack what they refer to."""
+    for rule in rules:
+        if rule.anchor_margin is not None and anchor is None:
+            raise document.error(
+                f"{rule.metric.name} has an anchor_margin, but there is no anchor",
+                key="metrics",
+                hint="pin a release: anchor: {model, sha256, owner, reason, decided}",
+            )
+    weighs = any(rule.weighted_margin is not None for rule in rules)
+    if weighs and abs(sum(c.share for c in coverage) - 1) > SHARE_TOLERANCE:
+        raise document.error(
+            "a weighted_margin needs usage shares that add up to 1",
+            key="coverage",
+            hint="coverage: {pixel: {share: 0.7}, tablet: {share: 0.3}}",
+        )
+    if not any(rule.gate for rule in rules):
+        raise document.error(
+            "no metric decides", key="metrics", hint="mark at least one with 'gate: true'"
+        )
 
 
 def _read_looks(document: Table) -> tuple[int, ...]:
@@ -268,10 +290,12 @@ def _read_rule(metrics: Table, name: str, table: Table) -> Rule:
         gate=table.flag("gate", default=False),
         margin=_read_margin(table, metric, "margin"),
         anchor_margin=_read_margin(table, metric, "anchor_margin"),
+        weighted_margin=_read_margin(table, metric, "weighted_margin"),
         limit=_read_limit(table, metric),
     )
     table.done()
-    if rule.margin is None and rule.limit is None and rule.anchor_margin is None:
+    asked = (rule.margin, rule.limit, rule.anchor_margin, rule.weighted_margin)
+    if all(question is None for question in asked):
         raise table.error("'margin' is missing", hint="or a limit: at_most, at_least")
     return rule
 
@@ -338,8 +362,11 @@ def _read_coverage(table: Table) -> Iterator[Coverage]:
             device_type=device_type,
             units=entry.integer("units", default=1),
             optional=entry.flag("optional", default=False),
+            share=entry.number("share", default=0.0),
         )
         entry.done()
+        if not 0 <= coverage.share <= 1:
+            raise entry.error("'share' must lie between 0 and 1", key="share")
         if coverage.units < 1:
             raise entry.error("'units' must be at least 1", key="units")
         yield coverage

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from farm.analysis.noise import blocks_needed, detectable, pass_chance
-from farm.comparing import Group, group_of
+from farm.cells import Group, group_of
 from farm.metrics import Method
 from farm.model import Job
 from farm.policy import Policy, Rule

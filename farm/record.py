@@ -256,7 +256,8 @@ class JobResult:
         environment: recorded circumstances.
         repeats: every repeat, in order.
         canaries: the canary before the first and after the last of them, where there is one.
-        out_of_band: why the canary says that the device is not itself, empty if it does not.
+        unfit: why nothing of this may be judged, beginning with a code: `canary_out_of_band`,
+            `governor_changed`; empty if it may.
         arms: summaries per model.
         notes: lines for people, such as why accuracy was skipped.
         error: why it did not complete.
@@ -273,7 +274,7 @@ class JobResult:
     environment: tuple[Fact, ...] = ()
     repeats: tuple[Repeat, ...] = ()
     canaries: tuple[Repeat, ...] = ()
-    out_of_band: str = ""
+    unfit: str = ""
     arms: tuple[ArmSummary, ...] = ()
     notes: tuple[str, ...] = ()
     error: ErrorRecord | None = None

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from farm.analysis.noise import detectable
-from farm.comparing import Cell
+from farm.cells import Cell
 from farm.errors import ConfigError, nearest_hint
 from farm.judging import GateVerdict
 from farm.metrics import Method

@@ -77,6 +77,7 @@ class _Harvest:
     at_work: Arm | None = None
     redone: int = 0
     canaries: list[Repeat] = field(default_factory=list)
+    unfit: str = ""
 
     def drop_torn_block(self) -> None:
         """A block counts whole or not at all."""
@@ -178,6 +179,7 @@ def _measure(
                 repeat_done(len(harvest.repeats), len(slots))
                 harvest.drop_disturbed_block()
             harvest.canaries += watch(1)
+            harvest.unfit = harvest.unfit or _changed(session)
     finally:
         for deployment in deployed.values():
             deployment.remove()
@@ -219,12 +221,22 @@ def _repeat(session: Session, harvest: _Harvest, slot: Slot, deployment: Deploym
         block=slot.block,
         position=slot.position,
         started=started,
-        conditions=_conditions(before, after, measured.cpu_s),
+        conditions=_conditions(before, after, measured.cpu_s, session.limits),
         measurements=_statistics(measured, harvest.job),
         traces=measured.traces,
         readings=before + after,
         facts=measured.facts,
     )
+
+
+def _changed(session: Session) -> str:
+    """Whether the device runs by another rule than when the session began."""
+    before, after = (
+        {fact.name: fact.value for fact in facts}
+        for facts in (session.environment, session.platform.facts())
+    )
+    was, now = before.get("governor", ""), after.get("governor", "")
+    return "" if was == now else f"governor_changed: from {was or 'none'} to {now or 'none'}"
 
 
 def _canary(session: Session, harvest: _Harvest, runtime: Runtime) -> Callable[[int], list[Repeat]]:
@@ -251,13 +263,18 @@ def _canary(session: Session, harvest: _Harvest, runtime: Runtime) -> Callable[[
 
 
 def _conditions(
-    before: tuple[Reading, ...], after: tuple[Reading, ...], own_cpu_s: float | None
+    before: tuple[Reading, ...],
+    after: tuple[Reading, ...],
+    own_cpu_s: float | None,
+    limits: Limits,
 ) -> tuple[str, ...]:
     """What was wrong with a repeat. What the device does not tell is unknown, not wrong."""
     first, last = ({r.name: r for r in readings} for readings in (before, after))
     found = []
     if "throttled" in last and last["throttled"].value:
         found.append("throttled")
+    if "temperature" in first and first["temperature"].value > limits.max_temperature_c:
+        found.append("off_temperature")
     if own_cpu_s is not None and "cpu_busy" in first and "cpu_busy" in last:
         start, end = first["cpu_busy"], last["cpu_busy"]
         others_s = end.value - start.value - own_cpu_s
@@ -288,8 +305,13 @@ def _result(harvest: _Harvest, outcome: Outcome, error: ErrorRecord | None) -> J
         environment=harvest.environment,
         repeats=tuple(harvest.repeats),
         canaries=tuple(harvest.canaries),
+        unfit=harvest.unfit,
         arms=tuple(_summarise(harvest, arm) for arm in harvest.job.arms),
-        notes=(*dict.fromkeys(map(_masked, harvest.notes)), *_disturbance(harvest)),
+        notes=(
+            *dict.fromkeys(map(_masked, harvest.notes)),
+            *_disturbance(harvest),
+            *filter(None, [harvest.unfit]),
+        ),
         error=error,
     )
 

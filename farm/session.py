@@ -27,6 +27,7 @@ class Session:
     platform: Platform
     environment: tuple[Fact, ...]
     notes: tuple[str, ...]
+    limits: Limits
 
 
 @contextmanager
@@ -52,6 +53,7 @@ def open_session(device: Device, limits: Limits) -> Iterator[Session]:
                 *(f"{finding.code}: {finding.message}" for finding in findings),
                 *(f"swept: an earlier run was still there ({name})" for name in swept),
             ),
+            limits=limits,
         )
     except FarmError as error:
         error.device = error.device or device.name

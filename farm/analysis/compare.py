@@ -7,6 +7,7 @@ Effects are fractions, positive is worse: 0.1 is 10 % slower, or 10 points less 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -81,6 +82,37 @@ def paired_effect(
         n=n,
         mde=(z + float(special.ndtri(POWER))) * np.sqrt(max(lost + won, 1)) / n,
     )
+
+
+def weighted_effect(
+    effects: Sequence[tuple[Effect, float]], alpha: float, *, ratio: bool
+) -> Effect:
+    """The mean of independent effects with known weights, such as device types by their usage.
+
+    Standard errors are read back from the bounds and add up; degrees of freedom are Welch's and
+    Satterthwaite's. For ratios the mean is one of logarithms: the usage-weighted geometric mean.
+
+    Args:
+        effects: effects at the same alpha, with weights that add up to 1.
+        alpha: one-sided chance of error of each bound.
+        ratio: whether the effects are ratios minus one (blocks, sizes) or differences (items).
+    """
+    mean = variance = fourth = 0.0
+    for effect, weight in effects:
+        forward = np.log1p if ratio else (lambda value: value)
+        centre, high = float(forward(effect.estimate)), float(forward(effect.hi))
+        freedom = effect.n - 1 if ratio and effect.n > 1 else 1e6
+        error = weight * (high - centre) / float(special.stdtrit(freedom, 1 - alpha))
+        mean += weight * centre
+        variance += error**2
+        fourth += error**4 / freedom
+    freedom = variance**2 / fourth if fourth > 0 else 1e6
+    bound = float(special.stdtrit(freedom, 1 - alpha)) * float(np.sqrt(variance))
+    reach = bound + float(special.stdtrit(freedom, POWER)) * float(np.sqrt(variance))
+    values = np.array([mean, mean - bound, mean + bound, reach])
+    estimate, low, high, mde = np.expm1(values) if ratio else values
+    n = sum(effect.n for effect, _ in effects)
+    return Effect(estimate=float(estimate), lo=float(low), hi=float(high), n=n, mde=float(mde))
 
 
 def items_needed(effect: Effect, margin: float) -> int:

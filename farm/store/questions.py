@@ -24,6 +24,9 @@ from farm.store.database import Store
 from farm.store.rows import StoredJob, read_jobs, read_moment
 from farm.store.traces import trace_path
 
+UNFIT = (OUT_OF_BAND, "governor_changed")
+"""How the notes begin that say why a result may not be judged."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
@@ -123,10 +126,7 @@ def _result(store: Store, stored: StoredJob, job: Job) -> JobResult:
             for model in stored.models
         ),
         notes=stored.notes,
-        out_of_band=next(
-            (n.removeprefix(f"{OUT_OF_BAND}: ") for n in stored.notes if n.startswith(OUT_OF_BAND)),
-            "",
-        ),
+        unfit=next((note for note in stored.notes if note.startswith(UNFIT)), ""),
         error=stored.error,
     )
 

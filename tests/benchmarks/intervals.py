@@ -13,7 +13,7 @@ import numpy as np
 from scipy import special
 
 from farm.analysis.budgets import floor, share_over
-from farm.analysis.compare import _tango_bound, block_effect
+from farm.analysis.compare import block_effect, tango_bound
 from farm.analysis.items import unpaired_effect
 from tests.benchmarks.run import Figure
 
@@ -159,7 +159,7 @@ def _tango() -> Iterator[tuple[str, float]]:
         chances = {rate: _trinomial(n, lost, won, *rate) for rate in rates}
         seen = np.max(list(chances.values()), axis=0) > NEGLIGIBLE
         pairs = zip(lost[seen].tolist(), won[seen].tolist(), strict=True)
-        bounds = np.array([[_tango_bound(b, c, n, sign * z) for sign in (1, -1)] for b, c in pairs])
+        bounds = np.array([[tango_bound(b, c, n, sign * z) for sign in (1, -1)] for b, c in pairs])
         for rate, chance in chances.items():
             yield f"Tango, n {n}, {rate}", _covered(bounds, chance[seen], rate[0] - rate[1])
 

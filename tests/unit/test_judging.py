@@ -345,7 +345,7 @@ def test_a_rule_with_margin_and_limit_asks_two_questions() -> None:
     margin, limit = judge(policy, compare((_result(),), policy)).cells
     assert (margin.verdict, limit.verdict) == (Verdict.PASS, Verdict.FAIL)
     assert limit.effect is not None
-    assert limit.effect.n == 10  # repeats of the candidate
+    assert limit.effect.n == 5  # blocks: two repeats of one block count once
 
 
 @pytest.mark.parametrize("limit", [None, 2e6])
@@ -421,3 +421,48 @@ def test_items_of_one_cluster_are_judged_together(tmp_path: Path) -> None:
     assert grouped.effect.n == 10
     assert grouped.effect.estimate == pytest.approx(single.effect.estimate)
     assert grouped.effect.hi > single.effect.hi  # nine losses in one video say less
+
+
+def _weighted(over_all: float, shares: dict[str, float], **more: Any) -> Policy:
+    rule = Rule(metric=METRICS["latency.p50"], gate=True, weighted_margin=over_all, **more)
+    coverage = tuple(Coverage(device_type=name, share=share) for name, share in shares.items())
+    return Policy(
+        path=Path("p"), sha256="p", alpha=0.05, looks=(5,), rules=(rule,), coverage=coverage
+    )  # fmt: skip
+
+
+def test_usage_decides_how_much_a_loss_on_one_type_weighs() -> None:
+    results = (_result(1.10), _result(1.0, type="board", device="board-1"))
+    found = []
+    for phone in (0.1, 0.9):
+        policy = _weighted(0.05, {"phone": phone, "board": 1 - phone})
+        found.append(judge(policy, compare(results, policy)))
+    rare, common = found
+    assert rare.verdict is Verdict.PASS
+    assert common.verdict is Verdict.FAIL
+    (cell,) = rare.cells  # the types themselves have no margin of their own
+    assert cell.effect is not None
+    assert cell.effect.estimate == pytest.approx(1.1**0.1 - 1, abs=0.002)
+    assert len(cell.groups) == 2
+
+
+def test_a_type_that_weighs_and_was_not_measured_makes_the_whole_invalid() -> None:
+    policy = _weighted(0.05, {"phone": 0.5, "board": 0.5})
+    found = judge(policy, compare((_result(),), policy))
+    assert found.verdict is Verdict.INVALID
+    assert any("not_measured: board" in reason for reason in found.cells[0].reasons)
+
+
+def test_margin_and_weighted_margin_stand_side_by_side() -> None:
+    policy = _weighted(0.05, {"phone": 0.9, "board": 0.1}, margin=0.2)
+    results = (_result(1.10), _result(1.0, type="board", device="board-1"))
+    verdicts = [c.verdict for c in judge(policy, compare(results, policy)).cells]
+    assert verdicts == [Verdict.PASS, Verdict.PASS, Verdict.FAIL]
+
+
+def test_a_result_that_is_unfit_to_judge_leaves_its_device_out() -> None:
+    policy = _policy()
+    moved = replace(_result(2.0, device="unit-2"), unfit="governor_changed: from a to b")
+    (cell,) = judge(policy, compare((_result(), moved), policy)).cells
+    assert cell.verdict is Verdict.PASS
+    assert any("governor_changed" in reason and "unit-2" in reason for reason in cell.reasons)

@@ -158,3 +158,11 @@ def test_an_interrupted_look_is_completed_with_what_is_missing() -> None:
     part = lab.measure((replace(job, rounds=2),))
     decide(LATENCY, (job,), lab.measure, recalled=part)
     assert [(again.first_block, again.rounds) for again in lab.asked[1:]] == [(2, 3)]
+
+
+def test_no_block_is_spent_on_items_that_are_undecided() -> None:
+    lab = Lab(lost=40)  # 4.4 points lost at a margin of 5: nothing but more items would decide
+    verdict = decide(BOTH, (_job("phone"),), lab.measure)
+    assert verdict.verdict is Verdict.INCONCLUSIVE
+    assert [job.rounds for job in lab.asked] == [5]
+    assert any(note.startswith("looks_spent: ") for note in verdict.notes)

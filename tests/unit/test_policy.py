@@ -260,3 +260,20 @@ def test_an_anchor_margin_without_an_anchor_is_refused(tmp_path):
     path.write_text(f"{HEAD}metrics:\n  latency.p50: {{gate: true, anchor_margin: 5 %}}\n")
     with pytest.raises(ConfigError, match="there is no anchor"):
         read_policy(path)
+
+
+@pytest.mark.parametrize(
+    ("coverage", "good"),
+    [("{a: {share: 0.6}, b: {share: 0.4}}", True), ("{a: {share: 0.6}}", False), ("{}", False)],
+)
+def test_a_weighted_margin_needs_shares_that_add_up(coverage, good, tmp_path):
+    path = tmp_path / "p.yaml"
+    path.write_text(
+        f"{HEAD}coverage: {coverage}\n"
+        "metrics:\n  latency.p50: {gate: true, weighted_margin: 3 %}\n"
+    )
+    if good:
+        assert read_policy(path).rules[0].weighted_margin == pytest.approx(0.03)
+    else:
+        with pytest.raises(ConfigError, match="add up to 1"):
+            read_policy(path)

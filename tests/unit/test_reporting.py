@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from farm.analysis.compare import Effect
-from farm.comparing import Cell, Unit
+from farm.cells import Cell, Unit
 from farm.judging import GateVerdict
 from farm.metrics import METRICS
 from farm.papers import (
