@@ -90,12 +90,20 @@ def _row(cell: dict[str, Any]) -> dict[str, object]:
         "metric": _question(cell),
         **{name: cell.get(name) for name in NUMBERS},
         "effect_unit": unit,
-        "role": DECIDES if cell.get("gate", True) else INFORMS,
+        "role": _role(cell),
         "evidence": _evidence(cell),
         "units": ", ".join(_unit(one, unit) for one in cell.get("units") or []),
         "reasons": "; ".join(str(reason) for reason in cell.get("reasons") or []),
         "simulated": bool(cell.get("simulated")),
     }
+
+
+def _role(cell: dict[str, Any]) -> str:
+    """Whether a cell has a say; a waived one is named with who answers for it."""
+    if not cell.get("gate", True):
+        return INFORMS
+    waiver = cell.get("waiver")
+    return f"waived by {waiver['owner']} until {waiver['expires']}" if waiver else DECIDES
 
 
 def _question(cell: dict[str, Any]) -> str:

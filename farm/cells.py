@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from farm.analysis.compare import Effect
 from farm.model import Arm, Job
-from farm.policy import Rule, Waiver
+from farm.policy import Waiver
 from farm.record import Verdict
+from farm.rules import Rule
 
 Group = tuple[str, str, str, str]
 """Device type, runtime, accelerator and load digest: devices that are judged together."""

@@ -25,8 +25,9 @@ from farm.analysis.items import clustered_effect
 from farm.cells import Cell, Group, Unit, group_of
 from farm.metrics import Direction, Method
 from farm.model import Arm, Job, Workload
-from farm.policy import MIN_BLOCKS, Policy, Rule
+from farm.policy import MIN_BLOCKS, Policy
 from farm.record import ErrorRecord, JobResult, Repeat, Verdict
+from farm.rules import Rule
 
 SICKENING = frozenset({"throttled", "off_temperature"})
 """Conditions that make a repeat unusable; others, such as `disturbed`, only add noise."""

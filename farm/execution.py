@@ -58,7 +58,7 @@ def begin(store: Store, plan: Plan, kind: str, command: str) -> str:
     """
     now = datetime.now(UTC)
     record = RunRecord(
-        id=f"{now:%Y%m%d-%H%M%S}-{os.urandom(3).hex()}",
+        id=f"{now:%Y%m%d-%H%M%S}-{now.microsecond // 1000:03d}{os.urandom(2).hex()}",
         kind=kind,
         suite=plan.suite,
         started=now,

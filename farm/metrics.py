@@ -105,6 +105,13 @@ _DECLARED = (
         doc="Largest resident memory of the process that ran the model, runtime included.",
     ),
     Metric(
+        name="energy.per_inference",
+        unit="J",
+        direction=Direction.LOWER,
+        method=Method.BLOCKS,
+        doc="Energy of one inference above idle, one value per repeat.",
+    ),
+    Metric(
         name="size.model_bytes",
         unit="bytes",
         direction=Direction.LOWER,

@@ -224,6 +224,7 @@ class Measure(StrEnum):
     LATENCY = "latency"
     ACCURACY = "accuracy"
     MEMORY = "memory"
+    ENERGY = "energy"
 
 
 class Arm(StrEnum):

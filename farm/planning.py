@@ -60,14 +60,15 @@ def _measures(
     suite: Suite, workload: Workload
 ) -> tuple[tuple[Measure, ...], tuple[tuple[str, str], ...]]:
     """What the workload lets the suite measure, and what it does not."""
-    if Measure.ACCURACY not in suite.measures or workload.labels:
-        return suite.measures, ()
-    reason = (
-        "no labels: put a workload.yaml with 'inputs: inputs.npz', 'labels: labels.npy' and "
-        "'metric: accuracy.top1' beside the model"
-    )
-    left = tuple(m for m in suite.measures if m is not Measure.ACCURACY)
-    return left, (("accuracy", reason),)
+    missing = {Measure.ENERGY: "no meter is attached: this version drives none"}
+    if not workload.labels:
+        missing[Measure.ACCURACY] = (
+            "no labels: put a workload.yaml with 'inputs: inputs.npz', 'labels: labels.npy' and "
+            "'metric: accuracy.top1' beside the model"
+        )
+    left = tuple(measure for measure in suite.measures if measure not in missing)
+    skipped = tuple((str(m), missing[m]) for m in suite.measures if m in missing)
+    return left, skipped
 
 
 def _jobs(

@@ -5,7 +5,6 @@ A policy is data beside its suite; its digest is kept with every verdict.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
@@ -15,8 +14,9 @@ from pathlib import Path
 
 from farm.document import Table, read_document
 from farm.errors import ConfigError
-from farm.metrics import Direction, Method, Metric, find_metric
+from farm.metrics import find_metric
 from farm.model import Artifact
+from farm.rules import Rule, read_rule
 
 MIN_BLOCKS = 5
 """With fewer blocks no interval deserves trust; a policy that asks for fewer is refused."""
@@ -25,17 +25,6 @@ MAX_BLOCKS = 1000
 SHARE_TOLERANCE = 1e-6
 MAX_LOOKS = 10
 DEFAULT_LOOKS = (5, 9, 13)
-
-_MARGIN = re.compile(r"(\d{1,4}(?:\.\d{1,4})?)\s*(%|points)")
-MAX_MARGIN = {Method.BLOCKS: 10.0, Method.EXACT: 10.0, Method.PAIRED_ITEMS: 1.0}
-LIMIT_UNITS = {
-    "ns": {"ms": 1e6, "us": 1e3, "ns": 1.0, "s": 1e9},
-    "bytes": {"MiB": 2.0**20, "KiB": 2.0**10, "GiB": 2.0**30, "bytes": 1.0},
-    "ratio": {"%": 0.01},
-}
-"""Units in which a limit may be written, by the metric's own unit."""
-_LIMIT = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)\s*([A-Za-z%]+)")
-_UNITS = {Method.BLOCKS: "%", Method.EXACT: "%", Method.PAIRED_ITEMS: "points"}
 
 
 class FailRule(StrEnum):
@@ -60,28 +49,6 @@ class OnUndecidable(StrEnum):
 
     REFUSE = "refuse"
     INFORM = "inform"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rule:
-    """What a policy says of one metric.
-
-    Attributes:
-        gate: whether it decides; otherwise it informs.
-        margin: how much worse than the baseline is still good: a fraction (0.15 is 15 %, or 15
-            points); None if only the limit counts.
-        weighted_margin: how much worse is still good over all device types, weighted by usage.
-        limit: what the candidate must keep whatever the baseline does, in the metric's unit: at
-            most, or for a metric of which more is better at least.
-        anchor_margin: how much worse than the anchor is still good, over all releases since.
-    """
-
-    metric: Metric
-    gate: bool
-    margin: float | None = None
-    weighted_margin: float | None = None
-    limit: float | None = None
-    anchor_margin: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,7 +178,7 @@ def read_policy(path: Path, *, today: date | None = None) -> Policy:
     )
     on_undecidable = document.choice("on_undecidable", OnUndecidable, default=OnUndecidable.REFUSE)
     metrics = document.table("metrics")
-    rules = tuple(_read_rule(metrics, name, table) for name, table in metrics.tables())
+    rules = tuple(read_rule(metrics, name, table) for name, table in metrics.tables())
     coverage = tuple(_read_coverage(document.table("coverage")))
     waivers = tuple(_read_waivers(document, today or datetime.now(UTC).date()))
     anchor = _read_anchor(document) if document.has("anchor") else None
@@ -276,64 +243,6 @@ def _read_looks(document: Table) -> tuple[int, ...]:
     if any(later <= earlier for earlier, later in pairwise(looks)):
         raise document.error("looks must rise", key=key, hint="write for example [5, 9, 13]")
     return looks
-
-
-def _read_rule(metrics: Table, name: str, table: Table) -> Rule:
-    try:
-        metric = find_metric(name)
-    except ConfigError as error:
-        raise metrics.error(error.message, key=name, hint=error.hint) from error
-    if metric.method is Method.NONE:
-        raise metrics.error(f"'{name}' has no method of comparison yet", key=name)
-    rule = Rule(
-        metric=metric,
-        gate=table.flag("gate", default=False),
-        margin=_read_margin(table, metric, "margin"),
-        anchor_margin=_read_margin(table, metric, "anchor_margin"),
-        weighted_margin=_read_margin(table, metric, "weighted_margin"),
-        limit=_read_limit(table, metric),
-    )
-    table.done()
-    asked = (rule.margin, rule.limit, rule.anchor_margin, rule.weighted_margin)
-    if all(question is None for question in asked):
-        raise table.error("'margin' is missing", hint="or a limit: at_most, at_least")
-    return rule
-
-
-def _read_margin(table: Table, metric: Metric, key: str) -> float | None:
-    if not table.has(key):
-        return None
-    text = table.text(key)
-    unit = _UNITS[metric.method]
-    match = _MARGIN.fullmatch(text)
-    if not match or match[2] != unit:
-        raise table.error(
-            f"{key} '{text}' does not fit {metric.name}",
-            key=key,
-            hint=f"write for example '5 {unit}'",
-        )
-    margin = float(match[1]) / 100
-    if not 0 < margin <= MAX_MARGIN[metric.method]:
-        most = f"{100 * MAX_MARGIN[metric.method]:.0f} {unit}"
-        raise table.error(f"a margin must be above zero and at most {most}", key=key)
-    return margin
-
-
-def _read_limit(table: Table, metric: Metric) -> float | None:
-    """`at_most: 50 ms` or `at_least: 90 %`, whichever the metric's direction allows."""
-    key = "at_most" if metric.direction is Direction.LOWER else "at_least"
-    text = table.text(key, default="")
-    if not text:
-        return None
-    units = LIMIT_UNITS[metric.unit]
-    match = _LIMIT.fullmatch(text)
-    if not match or match[2] not in units:
-        raise table.error(
-            f"{key} '{text}' does not fit {metric.name}",
-            key=key,
-            hint=f"write for example '50 {next(iter(units))}'",
-        )
-    return float(match[1]) * units[match[2]]
 
 
 def _read_anchor(document: Table) -> Anchor:

@@ -11,7 +11,8 @@ from farm.analysis.noise import blocks_needed, detectable, pass_chance
 from farm.cells import Group, group_of
 from farm.metrics import Method
 from farm.model import Job
-from farm.policy import Policy, Rule
+from farm.policy import Policy
+from farm.rules import Rule
 from farm.store.noise import StoredNoise
 
 

@@ -308,7 +308,7 @@ class RunRecord:
     """One execution of a plan, written before its first job so that what is missing can be seen.
 
     Attributes:
-        id: `<utc date and time>-<random>`, sorts by time.
+        id: `<utc date and time>-<milliseconds and random digits>`, sorts by time.
         kind: `run` or `gate`.
         suite: the suite's name.
         revision: what was under test.

@@ -9,8 +9,9 @@ from farm.analysis.compare import weighted_effect
 from farm.cells import Cell
 from farm.metrics import Method
 from farm.model import Arm
-from farm.policy import Policy, Rule
+from farm.policy import Policy
 from farm.record import Verdict
+from farm.rules import Rule
 
 ALL_TYPES = "all types by usage"
 

@@ -21,8 +21,9 @@ from farm.comparing import compare
 from farm.judging import judge
 from farm.metrics import METRICS
 from farm.model import PAIR, Address, Arm, ArmModel, Artifact, Device, Job, Load, Measure, Workload
-from farm.policy import Policy, Rule
+from farm.policy import Policy
 from farm.record import JobResult, Measurement, Outcome, Repeat, Verdict
+from farm.rules import Rule
 from tests.benchmarks.run import Figure
 
 DIGITS = Path(__file__).parents[2] / "suites" / "workloads" / "digits"

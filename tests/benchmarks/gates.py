@@ -24,7 +24,7 @@ from farm.judging import GateVerdict
 from farm.looks import decide
 from farm.metrics import METRICS
 from farm.model import PAIR, Address, Arm, ArmModel, Artifact, Device, Job, Load, Measure, Workload
-from farm.policy import DEFAULT_LOOKS, Policy, Rule
+from farm.policy import DEFAULT_LOOKS, Policy
 from farm.record import (
     ArmSummary,
     ErrorRecord,
@@ -34,6 +34,7 @@ from farm.record import (
     Repeat,
     Verdict,
 )
+from farm.rules import Rule
 from tests.benchmarks.run import Figure
 
 Floats = npt.NDArray[np.float64]

@@ -16,7 +16,7 @@ from farm.errors import ConnectionLost, FarmError, RuntimeCrashed
 from farm.judging import judge
 from farm.metrics import METRICS
 from farm.model import Address, Arm, ArmModel, Artifact, Device, Job, Load, Measure, Workload
-from farm.policy import Coverage, FailRule, OnInconclusive, Policy, Rule, Waiver
+from farm.policy import Coverage, FailRule, OnInconclusive, Policy, Waiver
 from farm.record import (
     ArmSummary,
     ErrorRecord,
@@ -26,6 +26,7 @@ from farm.record import (
     Repeat,
     Verdict,
 )
+from farm.rules import Rule
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -466,3 +467,28 @@ def test_a_result_that_is_unfit_to_judge_leaves_its_device_out() -> None:
     (cell,) = judge(policy, compare((_result(), moved), policy)).cells
     assert cell.verdict is Verdict.PASS
     assert any("governor_changed" in reason and "unit-2" in reason for reason in cell.reasons)
+
+
+@pytest.mark.parametrize(("worse", "verdict"), [(1.0, Verdict.PASS), (1.3, Verdict.FAIL)])
+def test_energy_per_inference_is_compared_per_repeat_like_a_time(
+    worse: float, verdict: Verdict
+) -> None:
+    base = _result(worse)
+    repeats = tuple(
+        replace(r, measurements=(Measurement(metric="energy.per_inference", unit="J",
+                                             value=1e-9 * r.measurements[0].value),))
+        for r in base.repeats
+    )  # fmt: skip
+    job = replace(base.job, measures=(Measure.ENERGY,))
+    rule = Rule(metric=METRICS["energy.per_inference"], gate=True, margin=0.05)
+    policy = Policy(path=Path("p"), sha256="p", alpha=0.05, looks=(5,), rules=(rule,))
+    assert _verdict(replace(base, job=job, repeats=repeats), policy=policy) is verdict
+
+
+def test_two_counts_of_different_items_have_an_interval_too() -> None:
+    from farm.analysis.items import unpaired_effect
+
+    same = unpaired_effect(900, 1000, 900, 1000, 0.05)
+    worse = unpaired_effect(900, 1000, 800, 1000, 0.05)
+    assert same.lo < 0 < same.hi
+    assert worse.lo > 0.05

@@ -12,8 +12,9 @@ import pytest
 from farm.looks import FRESH, decide
 from farm.metrics import METRICS
 from farm.model import PAIR, Address, Arm, ArmModel, Artifact, Device, Job, Load, Measure, Workload
-from farm.policy import Policy, Rule
+from farm.policy import Policy
 from farm.record import ArmSummary, JobResult, Measurement, Outcome, Repeat, Verdict
+from farm.rules import Rule
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 

@@ -19,8 +19,9 @@ from farm.analysis.noise import (
 )
 from farm.metrics import METRICS
 from farm.model import PAIR, Address, ArmModel, Artifact, Device, Job, Load, Measure, Workload
-from farm.policy import Policy, Rule
+from farm.policy import Policy
 from farm.prospects import foresee
+from farm.rules import Rule
 from farm.store.noise import StoredNoise
 
 

@@ -277,3 +277,25 @@ def test_a_weighted_margin_needs_shares_that_add_up(coverage, good, tmp_path):
     else:
         with pytest.raises(ConfigError, match="add up to 1"):
             read_policy(path)
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        ("margin: 3 %, meter: ppk2", ""),
+        ("margin: 1 %, meter: ppk2", "below what a ppk2 can tell, 2 %"),
+        ("margin: 1 %, meter: js220", ""),
+        ("at_most: 2 mJ, meter: gauge", ""),
+        ("margin: 5 %", "'meter' is missing"),
+        ("margin: 5 %, meter: ppk3", "unknown meter 'ppk3'"),
+    ],
+)
+def test_a_margin_on_energy_is_held_against_the_meters_floor(line, complaint, tmp_path):
+    path = tmp_path / "p.yaml"
+    path.write_text(f"{HEAD}metrics:\n  energy.per_inference: {{gate: true, {line}}}\n")
+    if not complaint:
+        assert read_policy(path).rules[0].metric.unit == "J"
+        return
+    with pytest.raises(ConfigError) as caught:
+        read_policy(path)
+    assert complaint in caught.value.message

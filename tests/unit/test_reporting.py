@@ -25,9 +25,10 @@ from farm.papers import (
     format_interval,
     format_value,
 )
-from farm.policy import Policy, Rule
+from farm.policy import Policy
 from farm.record import Verdict
 from farm.reporting import as_json, gate_document
+from farm.rules import Rule
 
 Document = dict[str, Any]
 
