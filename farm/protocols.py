@@ -221,8 +221,7 @@ class Platform(Protocol):
     def sample(self) -> tuple[Reading, ...]:
         """What the device tells of itself now.
 
-        Names with a meaning to the core: `temperature` (degC), `throttled` (1 or 0), `cpu_busy`
-        (seconds of processor time that all cores together have spent since boot).
+        Names with a meaning to the core: `temperature` (degC), `throttled` (1 or 0).
         """
 
     @abstractmethod
@@ -242,8 +241,13 @@ class Deployment(Protocol):
         """
 
     @abstractmethod
-    def measure(self, load: Load) -> Measured:
+    def measure(self, load: Load, *, quiet_pace_ns: float | None = None) -> Measured:
         """Run a load in a fresh process; the timed loop runs on the device.
+
+        Args:
+            load: what to run.
+            quiet_pace_ns: the best `Measured.pace_ns` so far; a runtime that can tell its pace may
+                wait a moment for it, so as not to measure beside other work.
 
         Raises:
             WorkloadError: the model cannot run here.

@@ -144,14 +144,15 @@ class Measured:
         traces: raw samples; `latency` in ns.
         scalars: values that need no samples, such as `memory.peak_rss`.
         accelerator: where the model really ran.
-        cpu_s: processor time that the whole process used, None if the device does not tell.
+        pace_ns: time of one turn of a fixed loop in the middle of the window, which tells whether
+            others shared the processor; None if the runtime does not tell.
         facts: circumstances of this window, such as whether the warm-up settled.
     """
 
     traces: tuple[Trace, ...]
     scalars: tuple[Measurement, ...]
     accelerator: str
-    cpu_s: float | None = None
+    pace_ns: float | None = None
     facts: tuple[Fact, ...] = ()
 
 
@@ -176,6 +177,7 @@ class Repeat:
         traces: its raw samples.
         readings: what the platform sampled before and after.
         facts: circumstances of this window.
+        pace_ns: as in `Measured`.
     """
 
     arm: Arm
@@ -187,6 +189,7 @@ class Repeat:
     traces: tuple[Trace, ...] = ()
     readings: tuple[Reading, ...] = ()
     facts: tuple[Fact, ...] = ()
+    pace_ns: float | None = None
 
     def value(self, metric: str) -> float | None:
         """This repeat's value of a metric, None if it has none."""

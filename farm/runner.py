@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import traceback
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -47,10 +49,10 @@ RETRIES: dict[type[FarmError], int] = {InfraError: 2, DeviceError: 2, RuntimeCra
 A crash is no transient error, but once is not proof: the kernel may have killed the wrong process.
 """
 
-MAX_OTHERS = 0.25
-"""A repeat is disturbed if other processes used more than this share of one core beside it."""
-MAX_REDONE = 0.4
-"""How many disturbed blocks are done again, as a share of a job's blocks; later ones are kept."""
+MAX_PACE = 1.2
+"""A repeat is disturbed if the fixed loop ran this much slower in it than in the best one."""
+MAX_REDONE = 0.2
+"""How many blocks are done again at most, as a share of a job's blocks; later ones are kept."""
 
 EVIDENCE_LIMIT = 16 << 10
 _SECRET_NAMES = re.compile(r"(TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|CREDENTIAL)", re.IGNORECASE)
@@ -78,24 +80,40 @@ class _Harvest:
     redone: int = 0
     canaries: list[Repeat] = field(default_factory=list)
     unfit: str = ""
+    quiet_pace_ns: float | None = None
+
+    def note_pace(self, pace_ns: float | None) -> None:
+        """Remember the best pace: that is how fast the processor is when nobody disturbs it."""
+        if pace_ns is not None:
+            self.quiet_pace_ns = min(pace_ns, self.quiet_pace_ns or pace_ns)
 
     def drop_torn_block(self) -> None:
         """A block counts whole or not at all."""
-        size = self.job.block_size
-        del self.repeats[len(self.repeats) // size * size :]
+        counts = Counter(repeat.block for repeat in self.repeats)
+        self.repeats = [r for r in self.repeats if counts[r.block] == self.job.block_size]
+
+    def next_slot(self) -> Slot | None:
+        """The first repeat that is still to be done."""
+        done = {(repeat.block, repeat.position) for repeat in self.repeats}
+        return next((s for s in self.job.slots() if (s.block, s.position) not in done), None)
+
+    def disturbed(self, repeat: Repeat) -> bool:
+        """Whether the processor was slower beside a repeat than it was beside the best of them."""
+        if repeat.pace_ns is None or self.quiet_pace_ns is None:
+            return False
+        return repeat.pace_ns > MAX_PACE * self.quiet_pace_ns
 
     def drop_disturbed_block(self) -> None:
-        """Give a block that was just finished beside other work another chance, within bounds.
+        """Give one block that was measured beside other work another chance, within bounds.
 
-        What decides is what others did to the processor, never a measured value: choosing by the
-        value would bias every verdict.
+        What decides is the pace of a fixed loop, never a measured value: choosing by the value
+        would bias every verdict.
         """
-        size = self.job.block_size
-        block = self.repeats[-size:]
-        if len(self.repeats) % size or self.redone >= MAX_REDONE * self.job.rounds:
+        if self.next_slot() is not None or self.redone >= MAX_REDONE * self.job.rounds:
             return
-        if any("disturbed" in repeat.conditions for repeat in block):
-            del self.repeats[-size:]
+        block = next((r.block for r in self.repeats if self.disturbed(r)), None)
+        if block is not None:
+            self.repeats = [r for r in self.repeats if r.block != block]
             self.redone += 1
 
 
@@ -169,14 +187,13 @@ def _measure(
                 if arm not in harvest.correct:
                     _infer(harvest, arm, deployment)
         if {Measure.LATENCY, Measure.MEMORY} & set(job.measures):
-            slots = list(job.slots())
+            total = job.rounds * job.block_size
             watch = _canary(session, harvest, runtime)
             harvest.canaries += watch(0)
-            while len(harvest.repeats) < len(slots):
-                slot = slots[len(harvest.repeats)]
+            while slot := harvest.next_slot():
                 before_repeat()
                 harvest.repeats.append(_repeat(session, harvest, slot, deployed[slot.arm]))
-                repeat_done(len(harvest.repeats), len(slots))
+                repeat_done(len(harvest.repeats), total)
                 harvest.drop_disturbed_block()
             harvest.canaries += watch(1)
             harvest.unfit = harvest.unfit or _changed(session)
@@ -212,7 +229,8 @@ def _repeat(session: Session, harvest: _Harvest, slot: Slot, deployment: Deploym
     harvest.at_work = slot.arm
     started = datetime.now(UTC)
     before = session.platform.sample()
-    measured = deployment.measure(harvest.job.load)
+    measured = deployment.measure(harvest.job.load, quiet_pace_ns=harvest.quiet_pace_ns)
+    harvest.note_pace(measured.pace_ns)
     after = session.platform.sample()
     harvest.accelerator = measured.accelerator
     harvest.ran.add(slot.arm)
@@ -221,11 +239,12 @@ def _repeat(session: Session, harvest: _Harvest, slot: Slot, deployment: Deploym
         block=slot.block,
         position=slot.position,
         started=started,
-        conditions=_conditions(before, after, measured.cpu_s, session.limits),
+        conditions=_conditions(before, after, session.limits),
         measurements=_statistics(measured, harvest.job),
         traces=measured.traces,
         readings=before + after,
         facts=measured.facts,
+        pace_ns=measured.pace_ns,
     )
 
 
@@ -250,7 +269,8 @@ def _canary(session: Session, harvest: _Harvest, runtime: Runtime) -> Callable[[
     def watch(position: int) -> list[Repeat]:
         harvest.at_work = None  # a canary that breaks is no model's fault
         started = datetime.now(UTC)
-        measured = deployment.measure(job.load)
+        measured = deployment.measure(job.load, quiet_pace_ns=harvest.quiet_pace_ns)
+        harvest.note_pace(measured.pace_ns)
         statistics = _statistics(measured, watched)
         fact = Fact(name="canary", value=canary.artifact.sha256)
         slot = Slot(block=job.first_block, position=position, arm=Arm.CANARY)
@@ -263,23 +283,15 @@ def _canary(session: Session, harvest: _Harvest, runtime: Runtime) -> Callable[[
 
 
 def _conditions(
-    before: tuple[Reading, ...],
-    after: tuple[Reading, ...],
-    own_cpu_s: float | None,
-    limits: Limits,
+    before: tuple[Reading, ...], after: tuple[Reading, ...], limits: Limits
 ) -> tuple[str, ...]:
     """What was wrong with a repeat. What the device does not tell is unknown, not wrong."""
-    first, last = ({r.name: r for r in readings} for readings in (before, after))
+    first, last = ({r.name: r.value for r in readings} for readings in (before, after))
     found = []
-    if "throttled" in last and last["throttled"].value:
+    if last.get("throttled"):
         found.append("throttled")
-    if "temperature" in first and first["temperature"].value > limits.max_temperature_c:
+    if first.get("temperature", -math.inf) > limits.max_temperature_c:
         found.append("off_temperature")
-    if own_cpu_s is not None and "cpu_busy" in first and "cpu_busy" in last:
-        start, end = first["cpu_busy"], last["cpu_busy"]
-        others_s = end.value - start.value - own_cpu_s
-        if others_s > MAX_OTHERS * (end.t_ns - start.t_ns) / 1e9:
-            found.append("disturbed")
     return tuple(found)
 
 
@@ -303,7 +315,7 @@ def _result(harvest: _Harvest, outcome: Outcome, error: ErrorRecord | None) -> J
         accelerator=harvest.accelerator,
         simulated=harvest.simulated,
         environment=harvest.environment,
-        repeats=tuple(harvest.repeats),
+        repeats=tuple(_marked(harvest, repeat) for repeat in harvest.repeats),
         canaries=tuple(harvest.canaries),
         unfit=harvest.unfit,
         arms=tuple(_summarise(harvest, arm) for arm in harvest.job.arms),
@@ -316,8 +328,15 @@ def _result(harvest: _Harvest, outcome: Outcome, error: ErrorRecord | None) -> J
     )
 
 
+def _marked(harvest: _Harvest, repeat: Repeat) -> Repeat:
+    """A repeat with the condition that only the whole job can tell."""
+    if not harvest.disturbed(repeat):
+        return repeat
+    return replace(repeat, conditions=(*repeat.conditions, "disturbed"))
+
+
 def _disturbance(harvest: _Harvest) -> tuple[str, ...]:
-    kept = sum("disturbed" in repeat.conditions for repeat in harvest.repeats)
+    kept = sum(harvest.disturbed(repeat) for repeat in harvest.repeats)
     if not harvest.redone and not kept:
         return ()
     unit = "blocks" if harvest.job.compares else "repeats"

@@ -36,11 +36,6 @@ done
 printf 'load1=%s\\n' "$(cut -d' ' -f1 /proc/loadavg)"
 khz=/sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq
 [ -r $khz ] && printf 'khz=%s\\n' "$(cat $khz)"
-ticks=$(sed -n 's/^cpu  *//p' /proc/stat | {
-  read -r user nice system idle iowait irq softirq steal rest
-  echo $((user + nice + system + irq + softirq + steal))
-})
-printf 'busy=%s.%02d\\n' $((ticks / 100)) $((ticks % 100))
 printf 'uptime=%s\\n' "$(cut -d' ' -f1 /proc/uptime)"
 """
 
@@ -94,17 +89,13 @@ class LinuxPlatform(Platform):
         return tuple(findings)
 
     def sample(self) -> tuple[Reading, ...]:
-        """Hottest zone, load over one minute, frequency of the first core, processor time spent.
-
-        Linux counts that time in hundredths of a second on every architecture.
-        """
+        """Hottest zone in degC, load over one minute, frequency of the first core in kHz."""
         found = self._ask(_SAMPLE)
         values: dict[str, list[float]] = {}
         for name, text in found:
             values.setdefault(name, []).append(float(text))
         t_ns = int(values.get("uptime", [0.0])[0] * 1e9)
         readings = [Reading(t_ns=t_ns, name="load", unit="processes", value=values["load1"][0])]
-        readings.append(Reading(t_ns=t_ns, name="cpu_busy", unit="s", value=values["busy"][0]))
         if zones := values.get("zone"):
             hottest = max(zones) / 1000
             readings.append(Reading(t_ns=t_ns, name="temperature", unit="degC", value=hottest))

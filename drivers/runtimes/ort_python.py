@@ -100,10 +100,12 @@ class _Deployment(Deployment):
         ):
             return tuple(Output(name=name, values=arrays[name]) for name in arrays.files)
 
-    def measure(self, load: Load) -> Measured:
+    def measure(self, load: Load, *, quiet_pace_ns: float | None = None) -> Measured:
         """One fresh process, one window; every sample comes home."""
-        spec = {**self._spec, "mode": "measure", "load": asdict(load)}
-        with self._executed(spec, load.warmup_s + load.max_duration_s) as (result, fetch):
+        quiet = {"load": asdict(load), "quiet_pace_ns": quiet_pace_ns}
+        spec = {**self._spec, "mode": "measure", **quiet}
+        longest_s = load.warmup_s + 2 * load.max_duration_s
+        with self._executed(spec, longest_s) as (result, fetch):
             starts, durations = np.load(fetch("latency.npy"), allow_pickle=False)
         peak = Measurement(
             metric="memory.peak_rss", unit="bytes", value=float(result["peak_rss_bytes"])
@@ -112,7 +114,7 @@ class _Deployment(Deployment):
             traces=(Trace(name="latency", unit="ns", values=durations, t_ns=starts),),
             scalars=(peak,),
             accelerator=result["accelerator"],
-            cpu_s=result["cpu_s"],
+            pace_ns=result["pace_ns"],
             facts=tuple(Fact(name=k, value=json.dumps(v)) for k, v in result["facts"].items()),
         )
 

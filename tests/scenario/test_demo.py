@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from farm.store.database import open_store
+from farm.store.rows import read_jobs
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -24,11 +27,19 @@ def test_the_demo_finds_what_is_planted_on_every_device(tmp_path: Path) -> None:
     gates = {gate["candidate"]: gate for gate in document["gates"]}
     told = json.dumps(document, indent=1)
     assert document["schema"] == "farm.demo/1"
-    assert {name: gate["verdict"] for name, gate in gates.items()} == {
-        "int8_recalibrated": "PASS",
-        "int8_ruined": "FAIL",
-        "int8_slow": "FAIL",
-    }, told
+    assert gates["int8_ruined"]["verdict"] == gates["int8_slow"]["verdict"] == "FAIL", told
+    good = gates["int8_recalibrated"]
+    undecided = {
+        (c["device_type"], c["metric"])
+        for c in good["cells"]
+        if c["verdict"] != "PASS" and c["gate"]
+    }
+    if undecided:
+        # This machine is shared: others may slow it by half for seconds. Then the farm must not
+        # call a good model bad, and must have seen and said that it was disturbed.
+        assert undecided == {("this-machine", "latency.p50")}, told
+        assert good["verdict"] == "INCONCLUSIVE", told
+        assert _was_disturbed(tmp_path / ".farm", good["run"]), told
     for name, metric in (("int8_ruined", "accuracy.top1"), ("int8_slow", "latency.p50")):
         failed = [c for c in gates[name]["cells"] if c["gate"] and c["verdict"] == "FAIL"]
         assert {cell["metric"] for cell in failed} == {metric}, told
@@ -36,4 +47,10 @@ def test_the_demo_finds_what_is_planted_on_every_device(tmp_path: Path) -> None:
             "this-machine", "virtual-phone", "virtual-board", "virtual-camera",
         }, told  # fmt: skip
         assert [c["simulated"] for c in failed if c["device_type"] == "this-machine"] == [False]
-    assert done.returncode == 0, told
+    assert done.returncode == (4 if undecided else 0), told
+
+
+def _was_disturbed(folder: Path, run_id: str) -> bool:
+    with open_store(folder, read_only=True) as store:
+        notes = [note for job in read_jobs(store, run_id) for note in job.notes]
+    return any(note.startswith("disturbed: ") for note in notes)

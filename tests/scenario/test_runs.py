@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -117,22 +115,6 @@ def test_no_model_is_recognised_by_its_name(
         store=tmp_path / "store",
     )
     assert answer.verdict is Verdict.PASS
-
-
-def test_work_beside_a_run_is_noticed_and_told(
-    suite: Write, inventory: Write, tmp_path: Path
-) -> None:
-    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2)]
-    try:
-        result = _run(suite(), inventory(here="local://"), tmp_path / "store")
-    finally:
-        for process in busy:
-            process.kill()
-            process.wait()
-    assert result.outcome is Outcome.COMPLETED
-    assert len(result.repeats) == 2
-    assert any("disturbed" in repeat.conditions for repeat in result.repeats)
-    assert any(note.startswith("disturbed: ") for note in result.notes)
 
 
 def test_a_policy_that_decides_by_what_is_never_measured_is_refused_before_anything_runs(

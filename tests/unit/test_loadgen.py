@@ -99,3 +99,31 @@ def test_seeded_inputs_are_the_same_every_time(digits: Path) -> None:
     one, two = (loadgen.seeded_feed(session, {}) for _ in range(2))
     assert one["image"].shape == (1, 1, 8, 8)
     assert np.array_equal(one["image"], two["image"])
+
+
+LOAD = {"min_duration_s": 0.01, "min_queries": 11, "max_duration_s": 1.0}
+
+
+def test_a_window_has_both_its_halves_in_order_and_a_pace() -> None:
+    samples, pace = loadgen.timed_window(lambda names, feed: None, [], [{}], LOAD)
+    assert samples.shape[1] >= 12
+    assert (np.diff(samples[0]) > 0).all()
+    assert pace > 0
+
+
+def test_without_a_known_pace_or_at_it_the_first_window_counts() -> None:
+    calls = []
+    run = lambda names, feed: calls.append(1)  # noqa: E731
+    loadgen.quiet_window(run, [], [{}], {**LOAD, "min_duration_s": 0.0, "min_queries": 2}, None)
+    assert len(calls) == 2
+    loadgen.quiet_window(run, [], [{}], {**LOAD, "min_duration_s": 0.0, "min_queries": 2}, 1e9)
+    assert len(calls) == 4
+
+
+def test_a_pace_that_never_comes_is_waited_for_with_patience_and_no_longer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(loadgen, "PATIENCE_S", 0.1)
+    samples, pace = loadgen.quiet_window(lambda names, feed: None, [], [{}], LOAD, 1e-3)
+    assert samples.shape[1] >= 12
+    assert pace > 1e-3
