@@ -147,7 +147,7 @@ def _job() -> Job:
 
 def demo_seconds() -> list[Figure]:
     """From the command to the last line, once installed."""
-    folder = Path(tempfile.mkdtemp(prefix="farm-bench-"))
+    folder = Path(tempfile.mkdtemp(prefix="verdict-farm-"))
     try:
         started = time.perf_counter()
         done = subprocess.run(
