@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -65,10 +64,13 @@ def suite(tmp_path: Path) -> Callable[..., Path]:
     return write
 
 
-def needs(command: str, fix: str) -> None:
-    """Skip where a part of the system is missing; in CI a missing part is a failure."""
-    if shutil.which(command) is None:
-        message = f"needs '{command}': {fix}"
+@pytest.fixture
+def lacks() -> Callable[[str], None]:
+    """Skips where a part of the system is missing, with the fix; in CI that is a failure."""
+
+    def lack(message: str) -> None:
         if os.environ.get("CI"):
             pytest.fail(message)
         pytest.skip(message)
+
+    return lack

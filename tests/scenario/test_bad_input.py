@@ -222,9 +222,11 @@ cat told >&2; exit $code
 """
 
 
-def test_a_full_disk_keeps_whole_jobs_and_room_cures_it(lab: Any, process: Command) -> None:
+def test_a_full_disk_keeps_whole_jobs_and_room_cures_it(
+    lab: Any, process: Command, lacks: Callable[[str], None]
+) -> None:
     if process("--mount", "true", program=["unshare"]).code:
-        pytest.skip("cannot mount a small disk: needs root and 'unshare' of util-linux")
+        lacks("cannot mount a small disk: needs root and 'unshare' of util-linux")
     lab.inventory(*(f"phone-{seed}" for seed in range(6)))
     suite = lab.suite("latency", load={"min_queries": 20_000})
     (lab.folder / "store").mkdir()
