@@ -36,7 +36,7 @@ bench: setup
 	$(BIN)/python -m tests.benchmarks.run $(if $(ONLY),--only $(ONLY))
 
 lock:
-	$(BIN)/uv pip compile pyproject.toml --extra onnx --extra dashboard --extra dev --universal \
+	$(BIN)/uv pip compile pyproject.toml --extra dashboard --extra dev --extra native --extra onnx --extra ssh --universal \
 	  --generate-hashes --python-version 3.11 --custom-compile-command "make lock" -q -o requirements.lock
 
 clean:

@@ -13,7 +13,7 @@ from farm.comparing import block_differences
 from farm.errors import ConfigError
 from farm.execution import Progress, begin, execute
 from farm.metrics import METRICS, Method
-from farm.model import Arm, Measure
+from farm.model import REPEATED, Arm
 from farm.policy import MIN_BLOCKS
 from farm.record import JobResult, Repeat
 from farm.request import PathLike, Where, command_line, refuse_nothing, resolve
@@ -58,7 +58,7 @@ def measure_noise(
         )
     chosen = read_suite(suite)
     path = Path(model) if model else chosen.workload
-    if path is None or not set(chosen.measures) & {Measure.LATENCY, Measure.MEMORY}:
+    if path is None or not REPEATED & set(chosen.measures):
         raise ConfigError(
             f"the suite '{suite}' has nothing to measure noise with", hint="name a --model"
         )

@@ -291,6 +291,13 @@ def _candidates_doing(group: list[JobResult], method: Method, looks: int) -> tup
         error, name = result.error, result.job.device.name
         if error and error.arm is Arm.CANDIDATE and error.other_arm_ran:
             reasons.append(f"workload_{error.code}: {error.message}")
+        ours, theirs = (_placed_share(result, arm) for arm in (Arm.CANDIDATE, Arm.BASELINE))
+        if ours is not None and theirs is not None and ours < theirs:
+            reasons.append(
+                f"candidate_falls_back: {100 * ours:.0f} % of its nodes run on "
+                f"{result.job.accelerator.partition('+')[0]} of {name}, "
+                f"{100 * theirs:.0f} % of the baseline's"
+            )
         for condition, (mine, others) in _conditions(result).items():
             chance = 0.5**mine * len(group) * looks  # one of them could have had bad luck
             if method is Method.BLOCKS and others == 0 and chance < GUILT_ALPHA:
@@ -298,6 +305,12 @@ def _candidates_doing(group: list[JobResult], method: Method, looks: int) -> tup
                     f"candidate_{condition}: {mine} repeats on {name}, the baseline none"
                 )
     return tuple(reasons)
+
+
+def _placed_share(result: JobResult, arm: Arm) -> float | None:
+    """The share of a model's nodes on the accelerator asked for, None if nobody told."""
+    measured = result.summary(arm).measurements
+    return next((m.value for m in measured if m.metric == "placement.nodes"), None)
 
 
 def _conditions(result: JobResult) -> dict[str, tuple[int, int]]:

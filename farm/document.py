@@ -62,6 +62,13 @@ class Table:
         value = self._take(key, str, "text", default)
         return _ENV.sub(lambda match: self._variable(match[1], key), value)
 
+    def secret(self, key: str) -> str:
+        """A text that only the environment may hold, written `${env:NAME}`."""
+        if not _ENV.fullmatch(self._take(key, str, "text", None)):
+            hint = f"write '{key}: ${{env:NAME}}' and export NAME before the command"
+            raise self.error(f"'{key}' is a secret and must not stand here", key=key, hint=hint)
+        return self.text(key)
+
     def integer(self, key: str, default: int | None = None) -> int:
         """A whole number."""
         value: int = self._take(key, int, "a whole number", default)

@@ -6,7 +6,6 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,14 @@ from typing import Any
 from farm.errors import FarmError
 from farm.inventory import read_inventory
 from farm.model import Device, DeviceState
-from farm.plugins import find_platform, find_runtime, find_suites, find_transport
+from farm.plugins import (
+    connect,
+    find_platform,
+    find_runtime,
+    find_suites,
+    find_transport,
+    runtime_names,
+)
 from farm.policy import read_policy
 from farm.protocols import Limits
 from farm.store.database import open_store
@@ -146,17 +152,17 @@ def _store(folder: Path) -> str:
 
 def _device(device: Device) -> str:
     """Reach a device and every runtime that it might have."""
-    transport = find_transport(device.address.scheme)(device)
+    transport = connect(device)
     try:
         platform = find_platform(transport.platform)(transport)
         facts = {fact.name: fact.value for fact in platform.facts()}
         found = [facts.get("os", "")]
-        for point in entry_points(group="farm.runtimes"):
+        for name in runtime_names():
             try:
-                runtime = {f.name: f.value for f in find_runtime(point.name)(transport).facts()}
-                found.append(f"{point.name} with {runtime['accelerators']}")
+                runtime = {f.name: f.value for f in find_runtime(name)(transport).facts()}
+                found.append(f"{name} with {runtime['accelerators']}")
             except FarmError as error:
-                found.append(f"{point.name}: {error.message}")
+                found.append(f"{name}: {error.message}")
         found += [finding.message for finding in platform.preflight(Limits())]
         return "; ".join(filter(None, found))
     finally:

@@ -8,7 +8,8 @@ from pathlib import Path
 from farm.document import Table, read_document
 from farm.errors import ConfigError, nearest_hint
 from farm.model import Address, Device, DeviceState
-from farm.plugins import find_transport
+from farm.plugins import find_platform, find_runtime, find_transport, runtime_names
+from farm.protocols import Transport, Virtual
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,12 +76,15 @@ def read_inventory(path: Path) -> Inventory:
     return Inventory(path=path, devices=tuple(devices))
 
 
+SECRETS = frozenset({"password", "passphrase"})
+"""Options that may not stand in the file itself."""
+
+
 def _read_device(name: str, entry: Table) -> Device:
     text = entry.text("address")
     try:
         address = Address.parse(text)
-        transport = find_transport(address.scheme)
-        transport.check(address)
+        kind = find_transport(address.scheme)
     except ConfigError as error:
         raise entry.error(error.message, key="address", hint=error.hint) from error
     device = Device(
@@ -91,7 +95,35 @@ def _read_device(name: str, entry: Table) -> Device:
         location=entry.text("location", default=""),
         owner=entry.text("owner", default=""),
         state=entry.choice("state", DeviceState, default=DeviceState.ACTIVE),
-        host=entry.text("host", default=transport.host or name),
+        host=entry.text("host", default=kind.host or name),
+        runtime=_read_runtime(entry, kind.runtime),
+        options=_read_options(entry, kind),
     )
+    try:
+        kind.check(device)
+    except ConfigError as error:
+        raise entry.error(error.message, key="address", hint=error.hint) from error
     entry.done()
     return device
+
+
+def _read_runtime(entry: Table, default: str) -> str:
+    name = entry.text("runtime", default=default)
+    try:
+        find_runtime(name)
+    except ConfigError as error:
+        raise entry.error(error.message, key="runtime", hint=error.hint) from error
+    return name
+
+
+def _read_options(
+    entry: Table, kind: type[Transport] | type[Virtual]
+) -> tuple[tuple[str, str], ...]:
+    """What the device's transport, its platform and the runtimes want to know."""
+    drivers = (kind, find_platform(kind.platform), *map(find_runtime, runtime_names()))
+    names = dict.fromkeys(name for driver in drivers for name in driver.options)
+    return tuple(
+        (name, entry.secret(name) if name in SECRETS else entry.text(name))
+        for name in names
+        if entry.has(name)
+    )

@@ -14,7 +14,7 @@ from farm.cells import Cell, group_of
 from farm.comparing import compare
 from farm.judging import GateVerdict, conclude, judge
 from farm.metrics import Method
-from farm.model import Arm, Job, Measure
+from farm.model import REPEATED, Arm, Job, Measure
 from farm.policy import Policy
 from farm.record import JobResult, Verdict
 
@@ -82,7 +82,7 @@ def _missing(jobs: Iterable[Job], results: list[JobResult], blocks: range) -> It
         have = repeats // job.block_size
         scored = any(len(result.summary(Arm.CANDIDATE).correct) for result in mine)
         measures = tuple(m for m in job.measures if not (scored and m is Measure.ACCURACY))
-        timed = bool(set(measures) - {Measure.ACCURACY})
+        timed = bool(REPEATED & set(measures))
         if (timed and have < len(blocks)) or (measures and not timed):
             yield replace(
                 job,

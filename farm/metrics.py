@@ -69,6 +69,26 @@ def _latency(statistic: str, min_samples: int, doc: str) -> Metric:
     )
 
 
+def _coldstart(statistic: str, doc: str) -> Metric:
+    return Metric(
+        name=f"coldstart.{statistic}",
+        unit="ns",
+        direction=Direction.LOWER,
+        method=Method.BLOCKS,
+        doc=doc,
+    )
+
+
+def _placement(statistic: str, doc: str) -> Metric:
+    return Metric(
+        name=f"placement.{statistic}",
+        unit="ratio",
+        direction=Direction.HIGHER,
+        method=Method.NONE,
+        doc=doc,
+    )
+
+
 def _drift(statistic: str, unit: str, doc: str) -> Metric:
     return Metric(
         name=f"drift.{statistic}",
@@ -104,6 +124,17 @@ _DECLARED = (
         method=Method.BLOCKS,
         doc="Largest resident memory of the process that ran the model, runtime included.",
     ),
+    _coldstart("load", "From the model's file to a session, in a fresh process."),
+    _coldstart("first_inference", "The first inference of a fresh process."),
+    Metric(
+        name="compile.seconds",
+        unit="s",
+        direction=Direction.LOWER,
+        method=Method.NONE,
+        doc="Time to compile the model for its accelerator, once per model, unit and runtime.",
+    ),
+    _placement("nodes", "Share of the nodes that ran on the accelerator asked for."),
+    _placement("time", "Share of the nodes' time on the accelerator asked for."),
     Metric(
         name="energy.per_inference",
         unit="J",
@@ -131,6 +162,9 @@ LATENCY_QUANTILES: dict[str, float] = {
     "latency.p99.9": 0.999,
 }
 """The share of samples at or below each latency percentile."""
+
+COLDSTART = ("coldstart.load", "coldstart.first_inference")
+"""One value each per fresh process."""
 
 
 def find_metric(name: str) -> Metric:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
@@ -79,6 +79,8 @@ class Device:
         owner: who to ask about it.
         state: what the lab wants of it.
         host: what it shares processor time with; jobs on one host never overlap.
+        runtime: what runs models there, unless a suite asks for certain runtimes.
+        options: what its drivers want to know besides the address; may hold secrets.
     """
 
     name: str
@@ -89,6 +91,12 @@ class Device:
     owner: str = ""
     state: DeviceState = DeviceState.ACTIVE
     host: str = ""
+    runtime: str = "ort_python"
+    options: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+
+    def option(self, name: str, default: str = "") -> str:
+        """What the inventory says of an option, beside the address or inside it."""
+        return dict(self.options).get(name) or self.address.option(name, default)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -224,7 +232,12 @@ class Measure(StrEnum):
     LATENCY = "latency"
     ACCURACY = "accuracy"
     MEMORY = "memory"
+    COLDSTART = "coldstart"
     ENERGY = "energy"
+
+
+REPEATED = frozenset(Measure) - {Measure.ACCURACY}
+"""Families with one value per repeat; items are judged once."""
 
 
 class Arm(StrEnum):

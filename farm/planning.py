@@ -47,7 +47,7 @@ def make_plan(
             continue
         measures, missing = _measures(suite, workload)
         skips += [Skip(device=device.name, what=what, reason=reason) for what, reason in missing]
-        for runtime in suite.runtimes if measures else ():
+        for runtime in (suite.runtimes or (device.runtime,)) if measures else ():
             for made in _jobs(suite, device, workload, models, runtime, measures, rounds):
                 if isinstance(made, Job):
                     jobs.append(replace(made, canary=canary))

@@ -11,17 +11,35 @@ from pathlib import Path
 from typing import Any
 
 from farm.errors import ConfigError, nearest_hint
-from farm.protocols import Platform, Runtime, Transport
+from farm.model import Device
+from farm.protocols import Platform, Runtime, Transport, Virtual
 
 
-def find_transport(scheme: str) -> type[Transport]:
-    """The transport for an address scheme.
+def find_transport(scheme: str) -> type[Transport] | type[Virtual]:
+    """The transport for an address scheme, or the virtual device that has a scheme of its own.
 
     Raises:
         ConfigError: there is none of that name, or what it needs is not installed.
     """
-    kind: type[Transport] = _load("farm.transports", scheme, "transport")
+    kind: type[Transport] | type[Virtual] = _load(
+        ("farm.transports", "farm.virtual"), scheme, "transport"
+    )
     return kind
+
+
+def connect(device: Device) -> Transport:
+    """Reach a device; a virtual one is switched on first.
+
+    Raises:
+        ConfigError: its driver is unknown, or what it needs is not installed.
+        InfraError: it cannot be reached.
+    """
+    scheme = device.address.scheme
+    if any(point.name == scheme for point in entry_points(group="farm.virtual")):
+        virtual: type[Virtual] = _load(("farm.virtual",), scheme, "virtual device")
+        return connect(virtual.start(device))
+    transport: type[Transport] = _load(("farm.transports",), scheme, "transport")
+    return transport(device)
 
 
 def find_platform(name: str) -> type[Platform]:
@@ -30,7 +48,7 @@ def find_platform(name: str) -> type[Platform]:
     Raises:
         ConfigError: there is none of that name, or what it needs is not installed.
     """
-    kind: type[Platform] = _load("farm.platforms", name, "platform")
+    kind: type[Platform] = _load(("farm.platforms",), name, "platform")
     return kind
 
 
@@ -40,8 +58,13 @@ def find_runtime(name: str) -> type[Runtime]:
     Raises:
         ConfigError: there is none of that name, or what it needs is not installed.
     """
-    kind: type[Runtime] = _load("farm.runtimes", name, "runtime")
+    kind: type[Runtime] = _load(("farm.runtimes",), name, "runtime")
     return kind
+
+
+def runtime_names() -> tuple[str, ...]:
+    """The names of every installed runtime."""
+    return tuple(sorted(point.name for point in entry_points(group="farm.runtimes")))
 
 
 def find_suites() -> dict[str, Path]:
@@ -69,8 +92,8 @@ def find_dashboard() -> Path:
     return Path(spec.origin)
 
 
-def _load(group: str, name: str, what: str) -> Any:
-    points = {point.name: point for point in entry_points(group=group)}
+def _load(groups: tuple[str, ...], name: str, what: str) -> Any:
+    points = {point.name: point for group in groups for point in entry_points(group=group)}
     if name not in points:
         raise ConfigError(f"unknown {what} '{name}'", hint=nearest_hint(name, points))
     return _import(points[name])

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import ClassVar, Protocol
 
-from farm.errors import OutOfSpace, TransferCorrupt
-from farm.model import Address, Artifact, Device, Load, Scenario, Workload
-from farm.record import Fact, Finding, Measured, Output, Reading
+from farm.errors import Evidence
+from farm.model import Artifact, Device, Load, Scenario, Workload
+from farm.record import Fact, Finding, Measured, Measurement, Output, Reading
+from farm.shell import Completed, Shell, install
 
 
 class Clock(Protocol):
@@ -24,23 +25,6 @@ class Clock(Protocol):
 
     def sleep(self, duration_s: float) -> None:
         """Let that many seconds pass."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Completed:
-    """A command that ended.
-
-    Attributes:
-        returncode: its exit status; negative for a signal.
-        stdout: what it printed.
-        stderr: what it complained about.
-        elapsed_s: how long it took, seen from the controller.
-    """
-
-    returncode: int
-    stdout: str
-    stderr: str
-    elapsed_s: float
 
 
 class Detached(Protocol):
@@ -73,116 +57,122 @@ class Detached(Protocol):
         """End the whole group; a group that is gone is no error."""
 
 
-class Transport(Protocol):
-    """A shell and files on a device.
+class Stream(Protocol):
+    """A command that prints lines until it is told to stop."""
 
-    Made with the `Device`; connects in the constructor or raises `ConnectError`. argv lists only:
-    quoting, where a shell is in between, is the transport's duty.
+    def lines(self) -> tuple[str, ...]:
+        """The whole lines that came since the last call; none once the device cannot be heard."""
+
+    def close(self) -> None:
+        """End the command; closing twice is no error."""
+
+
+class Transport(Shell, Protocol):
+    """A shell and files on a device, and processes that outlive the connection.
+
+    Made with the `Device`; connects in the constructor or raises `ConnectError`. A connection that
+    breaks later is made again when the next command needs it.
 
     Attributes:
-        platform: the platform that devices behind this transport have unless told otherwise.
+        platform: the platform that devices behind this transport have.
+        runtime: what runs models there unless told otherwise.
         simulated: whether device or time are not real.
         host: what devices behind this transport share processor time with, unless told otherwise;
             empty for devices that are machines of their own.
+        options: keys that a device behind it may have in the inventory.
+        device: what it was made with.
         clock: time as the device's side has it.
-        root: the folder on the device that the farm may fill.
+        allowed_bytes: how much the content-addressed folder may hold.
+        in_use: digests that this session has installed.
     """
 
     platform: ClassVar[str]
+    runtime: ClassVar[str] = "ort_python"
     simulated: ClassVar[bool]
     host: ClassVar[str]
+    options: ClassVar[tuple[str, ...]] = ()
+    device: Device
     clock: Clock
-    root: PurePosixPath
+    allowed_bytes: int = 4 << 30
+    in_use: set[str]
 
     @abstractmethod
-    def __init__(self, device: Device) -> None: ...
+    def __init__(self, device: Device) -> None:
+        self.device = device
+        self.in_use = set()
 
     @classmethod
-    def check(cls, address: Address) -> None:
-        """Refuse an address that can never work; touches no device.
+    def check(cls, device: Device) -> None:
+        """Refuse an address or options that can never work; touches no device.
 
         Raises:
-            ConfigError: the address is wrong.
+            ConfigError: something is wrong.
         """
 
-    @abstractmethod
-    def run(
-        self,
-        argv: tuple[str, ...],
-        *,
-        timeout_s: float,
-        stdin: bytes = b"",
-        cwd: PurePosixPath | None = None,
-    ) -> Completed:
-        """Run a command to its end.
+    @classmethod
+    def introduce(cls, device: Device) -> tuple[tuple[str, str], ...]:
+        """What a device shows before it is trusted, as options for the inventory: a host key.
 
         Raises:
-            CommandTimeout: it did not end in time; it was killed.
-            InfraError: the device cannot be reached.
+            InfraError: it cannot be reached.
         """
-
-    @abstractmethod
-    def push(self, source: Path, target: PurePosixPath) -> None:
-        """Copy a file to the device; its folder must exist.
-
-        Raises:
-            OutOfSpace: no room on the device.
-            InfraError: the device cannot be reached.
-        """
-
-    @abstractmethod
-    def pull(self, source: PurePosixPath, target: Path) -> None:
-        """Copy a file from the device.
-
-        Raises:
-            InfraError: the device cannot be reached, or has no such file.
-        """
+        return ()
 
     @abstractmethod
     def start(self, argv: tuple[str, ...], *, folder: PurePosixPath) -> Detached:
-        """Start a process that is independent of this connection, working in `folder`."""
+        """Start a process that is independent of this connection, working in `folder`.
+
+        The folder is made; while the process runs it holds `out` and `err`.
+        """
 
     @abstractmethod
     def attach(self, id: str) -> Detached:
         """The process that an earlier `start` named."""
 
     @abstractmethod
+    def stream(self, argv: tuple[str, ...]) -> Stream:
+        """Start a command whose lines are read while it runs, on a connection of its own."""
+
+    @abstractmethod
     def close(self) -> None:
         """Let go of the device; closing twice is no error."""
 
     def install(self, artifact: Artifact) -> PurePosixPath:
-        """Put a file into the device's content-addressed folder, unless it is there already.
-
-        The name on the device is the digest, so no name that a person gave reaches a shell. The
-        device itself hashes what it received before the file gets its final name: whatever stops
-        the transfer, a file under its digest is whole.
+        """Put a file into the device's content-addressed folder, as in `farm.shell`.
 
         Raises:
             TransferCorrupt: what arrived is not what was sent.
             OutOfSpace: no room on the device.
         """
-        folder = self.root / "store"
-        target = folder / artifact.sha256
-        if self._digest(target) == artifact.sha256:
-            return target
-        part = folder / f"{artifact.sha256}.part"
-        made = self.run(("mkdir", "-p", str(folder)), timeout_s=30)
-        if made.returncode:
-            raise OutOfSpace(f"cannot make the folder {folder}: {made.stderr.strip()}")
-        self.push(artifact.path, part)
-        arrived = self._digest(part)
-        if arrived != artifact.sha256:
-            self.run(("rm", "-f", str(part)), timeout_s=30)
-            raise TransferCorrupt(
-                f"sent {artifact.sha256[:12]}, the device has {arrived[:12] or 'nothing'}",
-                hint="the transfer is repeated; if this goes on, check cable and storage",
-            )
-        self.run(("mv", "-f", str(part), str(target)), timeout_s=30)
-        return target
+        self.in_use.add(artifact.sha256)
+        return install(self, artifact, allowed_bytes=self.allowed_bytes, in_use=self.in_use)
 
-    def _digest(self, path: PurePosixPath) -> str:
-        done = self.run(("sha256sum", str(path)), timeout_s=120)
-        return done.stdout.lstrip("\\").split(" ")[0] if done.returncode == 0 else ""
+
+class Virtual(Protocol):
+    """A device without hardware that speaks a true wire protocol on loopback.
+
+    A production transport talks to it, so its attributes are those of a transport's class.
+    """
+
+    platform: ClassVar[str]
+    runtime: ClassVar[str]
+    simulated: ClassVar[bool] = True
+    host: ClassVar[str]
+    options: ClassVar[tuple[str, ...]] = ()
+
+    @classmethod
+    def check(cls, device: Device) -> None:
+        """As in `Transport`."""
+
+    @classmethod
+    def introduce(cls, device: Device) -> tuple[tuple[str, str], ...]:
+        """As in `Transport`."""
+        return ()
+
+    @classmethod
+    @abstractmethod
+    def start(cls, device: Device) -> Device:
+        """Switch it on, once per process; the same device at the address where it answers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,11 +190,26 @@ class Limits:
     min_battery_pct: float = 25.0
 
 
+class Watch(Protocol):
+    """Somebody who looks at a device once a second while something is measured on it."""
+
+    def readings(self) -> tuple[Reading, ...]:
+        """What was seen since the last call."""
+
+    def close(self) -> None:
+        """Look away; closing twice is no error."""
+
+
 class Platform(Protocol):
-    """What is particular to an operating system: facts, fitness, sampling, cleaning up.
+    """What is particular to an operating system: facts, fitness, tuning, sampling, cleaning up.
 
     Made with the transport.
+
+    Attributes:
+        options: keys that a device of this platform may have in the inventory.
     """
+
+    options: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def __init__(self, transport: Transport) -> None: ...
@@ -217,6 +222,17 @@ class Platform(Protocol):
     def preflight(self, limits: Limits) -> tuple[Finding, ...]:
         """What stands against measuring now."""
 
+    def prepare(self) -> tuple[str, ...]:
+        """Set what the inventory wants set; returns lines for people, of what was not allowed too.
+
+        What undoes it lies on the device before the first setting is changed.
+        """
+        return ()
+
+    def restore(self) -> tuple[str, ...]:
+        """Undo what `prepare` changed, now or in a session that ended badly; names the settings."""
+        return ()
+
     @abstractmethod
     def sample(self) -> tuple[Reading, ...]:
         """What the device tells of itself now.
@@ -225,12 +241,30 @@ class Platform(Protocol):
         """
 
     @abstractmethod
+    def watch(self) -> Watch:
+        """Begin to sample once a second, without taking time from what is measured."""
+
+    @abstractmethod
     def sweep(self) -> tuple[str, ...]:
         """End what earlier sessions left running; names what was ended."""
+
+    def evidence(self, last_s: float) -> tuple[Evidence, ...]:
+        """What the system wrote down in the last seconds: the kernel's messages."""
+        return ()
 
 
 class Deployment(Protocol):
     """A model on a device, ready to run."""
+
+    def prepare(self) -> tuple[Measurement, ...]:
+        """Compile the model for its accelerator, once per model, unit and runtime version.
+
+        Returns `compile.seconds` if that took any; has a deadline of its own.
+
+        Raises:
+            WorkloadError: the model cannot run here.
+        """
+        return ()
 
     @abstractmethod
     def infer(self) -> tuple[Output, ...]:
@@ -266,8 +300,10 @@ class Runtime(Protocol):
     Attributes:
         formats: the model formats that it takes, preferred first.
         scenarios: the scenarios that it can produce.
+        options: keys that a device may have in the inventory for it.
     """
 
+    options: ClassVar[tuple[str, ...]] = ()
     formats: ClassVar[tuple[str, ...]]
     scenarios: ClassVar[tuple[Scenario, ...]]
 
@@ -285,6 +321,12 @@ class Runtime(Protocol):
     @abstractmethod
     def deploy(self, model: Artifact, workload: Workload, *, accelerator: str) -> Deployment:
         """Put a model and its inputs on the device.
+
+        Args:
+            model: what to run.
+            workload: its inputs.
+            accelerator: `cpu`, or the name of an execution provider that must run every node;
+                `tensorrt+cpu` lets the second run what the first cannot.
 
         Raises:
             WrongAccelerator: the device does not have what was asked for.

@@ -136,6 +136,40 @@ class Measurement:
     n: int = 1
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placed:
+    """What one execution provider ran of a model, seen in a profile.
+
+    Attributes:
+        accelerator: `cpu`, `xnnpack`, ...
+        nodes: nodes of the optimised graph; what a provider fuses counts as one.
+        time_ns: time inside them, over one inference.
+    """
+
+    accelerator: str
+    nodes: int
+    time_ns: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placement:
+    """Where a model's nodes ran, most nodes first, and which operators took the time."""
+
+    placed: tuple[Placed, ...]
+    operators: tuple[tuple[str, float], ...] = ()
+    """Operator types and their time in ns over one inference, slowest first."""
+
+    def share_of_nodes(self, accelerator: str) -> float:
+        """The share of nodes on an accelerator, 0 to 1."""
+        total = sum(place.nodes for place in self.placed)
+        return sum(p.nodes for p in self.placed if p.accelerator == accelerator) / total
+
+    def share_of_time(self, accelerator: str) -> float:
+        """The share of the nodes' time on an accelerator, 0 to 1."""
+        total = sum(place.time_ns for place in self.placed)
+        return sum(p.time_ns for p in self.placed if p.accelerator == accelerator) / total
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Measured:
     """What a deployment reports of one window.
@@ -147,6 +181,7 @@ class Measured:
         pace_ns: time of one turn of a fixed loop in the middle of the window, which tells whether
             others shared the processor; None if the runtime does not tell.
         facts: circumstances of this window, such as whether the warm-up settled.
+        placement: where the nodes ran, None if the runtime does not tell.
     """
 
     traces: tuple[Trace, ...]
@@ -154,6 +189,7 @@ class Measured:
     accelerator: str
     pace_ns: float | None = None
     facts: tuple[Fact, ...] = ()
+    placement: Placement | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

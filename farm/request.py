@@ -9,7 +9,7 @@ from pathlib import Path
 
 from farm.errors import ConfigError, as_utf8
 from farm.inventory import read_inventory
-from farm.model import Arm, Canary, Candidate, Measure
+from farm.model import REPEATED, Arm, Canary, Candidate
 from farm.planning import Plan, make_plan
 from farm.suite import Suite
 from farm.workload import read_workload, resolve_candidate, resolve_workload
@@ -73,7 +73,7 @@ def resolve(
 
 def _canary(suite: Suite) -> Canary | None:
     """The suite's canary: the own model of its canary workload."""
-    if suite.canary is None or not {Measure.LATENCY, Measure.MEMORY} & set(suite.measures):
+    if suite.canary is None or not REPEATED & set(suite.measures):
         return None
     workload = read_workload(suite.canary)
     if workload.model is None:

@@ -26,8 +26,8 @@ from farm.errors import (
     RuntimeCrashed,
     WorkloadError,
 )
-from farm.metrics import LATENCY_QUANTILES, METRICS
-from farm.model import Arm, ArmModel, Artifact, Job, Measure, Slot
+from farm.metrics import COLDSTART, LATENCY_QUANTILES, METRICS
+from farm.model import REPEATED, Arm, ArmModel, Artifact, Job, Measure, Slot
 from farm.plugins import find_runtime
 from farm.protocols import Deployment, Limits, Runtime
 from farm.record import (
@@ -38,6 +38,7 @@ from farm.record import (
     Measured,
     Measurement,
     Outcome,
+    Placement,
     Reading,
     Repeat,
 )
@@ -75,6 +76,8 @@ class _Harvest:
     repeats: list[Repeat] = field(default_factory=list)
     correct: dict[Arm, npt.NDArray[np.bool_]] = field(default_factory=dict)
     drift: dict[Arm, tuple[Measurement, ...]] = field(default_factory=dict)
+    described: dict[Arm, tuple[Measurement, ...]] = field(default_factory=dict)
+    placements: dict[Arm, Placement] = field(default_factory=dict)
     ran: set[Arm] = field(default_factory=set)
     at_work: Arm | None = None
     redone: int = 0
@@ -176,7 +179,7 @@ def _measure(
     """Everything that a job asks for, from where an earlier session left off."""
     job = harvest.job
     runtime = find_runtime(job.runtime)(session.transport)
-    harvest.simulated = session.transport.simulated
+    harvest.simulated = session.simulated
     harvest.environment = (*session.environment, *runtime.facts())
     harvest.notes += session.notes
     harvest.ran.clear()
@@ -186,7 +189,7 @@ def _measure(
             for arm, deployment in deployed.items():
                 if arm not in harvest.correct:
                     _infer(harvest, arm, deployment)
-        if {Measure.LATENCY, Measure.MEMORY} & set(job.measures):
+        if REPEATED & set(job.measures):
             total = job.rounds * job.block_size
             watch = _canary(session, harvest, runtime)
             harvest.canaries += watch(0)
@@ -205,7 +208,9 @@ def _measure(
 def _deploy(runtime: Runtime, harvest: _Harvest, arm: ArmModel) -> Deployment:
     harvest.at_work = arm.arm
     job = harvest.job
-    return runtime.deploy(arm.artifact, job.workload, accelerator=job.accelerator)
+    deployment = runtime.deploy(arm.artifact, job.workload, accelerator=job.accelerator)
+    harvest.described[arm.arm] = deployment.prepare()
+    return deployment
 
 
 def _infer(harvest: _Harvest, arm: Arm, deployment: Deployment) -> None:
@@ -229,20 +234,24 @@ def _repeat(session: Session, harvest: _Harvest, slot: Slot, deployment: Deploym
     harvest.at_work = slot.arm
     started = datetime.now(UTC)
     before = session.platform.sample()
+    session.watch.readings()  # what came between two repeats belongs to none
     measured = deployment.measure(harvest.job.load, quiet_pace_ns=harvest.quiet_pace_ns)
+    during = session.watch.readings()
     harvest.note_pace(measured.pace_ns)
     after = session.platform.sample()
     harvest.accelerator = measured.accelerator
+    if measured.placement:
+        harvest.placements[slot.arm] = measured.placement
     harvest.ran.add(slot.arm)
     return Repeat(
         arm=slot.arm,
         block=slot.block,
         position=slot.position,
         started=started,
-        conditions=_conditions(before, after, session.limits),
+        conditions=_conditions(before, during + after, session.limits),
         measurements=_statistics(measured, harvest.job),
         traces=measured.traces,
-        readings=before + after,
+        readings=before + during + after,
         facts=measured.facts,
         pace_ns=measured.pace_ns,
     )
@@ -283,14 +292,14 @@ def _canary(session: Session, harvest: _Harvest, runtime: Runtime) -> Callable[[
 
 
 def _conditions(
-    before: tuple[Reading, ...], after: tuple[Reading, ...], limits: Limits
+    before: tuple[Reading, ...], later: tuple[Reading, ...], limits: Limits
 ) -> tuple[str, ...]:
     """What was wrong with a repeat. What the device does not tell is unknown, not wrong."""
-    first, last = ({r.name: r.value for r in readings} for readings in (before, after))
     found = []
-    if last.get("throttled"):
+    if any(reading.name == "throttled" and reading.value for reading in later):
         found.append("throttled")
-    if first.get("temperature", -math.inf) > limits.max_temperature_c:
+    start_c = max((r.value for r in before if r.name == "temperature"), default=-math.inf)
+    if start_c > limits.max_temperature_c:
         found.append("off_temperature")
     return tuple(found)
 
@@ -353,8 +362,10 @@ def _summarise(harvest: _Harvest, arm: ArmModel) -> ArmSummary:
     if len(correct):
         found.append(summary.share_correct(harvest.job.workload.metric, correct))
     found += harvest.drift.get(arm.arm, ())
+    found += harvest.described.get(arm.arm, ())
+    found += _placed(harvest, arm.arm)
     mine = [repeat for repeat in harvest.repeats if repeat.arm is arm.arm]
-    for metric in (*LATENCY_QUANTILES, "memory.peak_rss"):
+    for metric in (*LATENCY_QUANTILES, "memory.peak_rss", *COLDSTART):
         values = [value for repeat in mine if (value := repeat.value(metric)) is not None]
         if values and len(values) == len(mine):
             found.append(summary.over_repeats(metric, np.array(values)))
@@ -362,6 +373,19 @@ def _summarise(harvest: _Harvest, arm: ArmModel) -> ArmSummary:
         size = float(arm.artifact.size_bytes)
         found.append(Measurement(metric="size.model_bytes", unit="bytes", value=size))
     return ArmSummary(arm=arm.arm, measurements=tuple(found), correct=correct)
+
+
+def _placed(harvest: _Harvest, arm: Arm) -> tuple[Measurement, ...]:
+    """The shares of nodes and of time on the accelerator that was asked for."""
+    placement = harvest.placements.get(arm)
+    if placement is None:
+        return ()
+    asked = harvest.job.accelerator.partition("+")[0]
+    shares = {
+        "placement.nodes": placement.share_of_nodes(asked),
+        "placement.time": placement.share_of_time(asked),
+    }
+    return tuple(Measurement(metric=m, unit="ratio", value=v) for m, v in shares.items())
 
 
 def _kept(error: FarmError, harvest: _Harvest) -> ErrorRecord:

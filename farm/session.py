@@ -2,29 +2,40 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 
-from farm.errors import Evidence, FarmError, OutOfSpace, PreflightFailed
+from farm.errors import Evidence, FarmError, InfraError, OutOfSpace, PreflightFailed
 from farm.model import Device
-from farm.plugins import find_platform, find_transport
-from farm.protocols import Limits, Platform, Transport
+from farm.plugins import connect, find_platform, find_transport
+from farm.protocols import Limits, Platform, Transport, Watch
 from farm.record import Fact, Finding
 
 COOL_S = 10.0
 """Pause between two looks at a device that is too hot."""
 MAX_COOL_S = 600.0
+FARM_VERSION = Fact(name="farm", value=version("verdict-farm"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Session:
-    """The live counterpart of a `Device`, for as long as its lease."""
+    """The live counterpart of a `Device`, for as long as its lease.
+
+    Attributes:
+        watch: looks at the device once a second meanwhile.
+        simulated: whether device or time are not real.
+        environment: circumstances, as the session set them.
+        notes: lines for people.
+    """
 
     device: Device
     transport: Transport
     platform: Platform
+    watch: Watch
+    simulated: bool
     environment: tuple[Fact, ...]
     notes: tuple[str, ...]
     limits: Limits
@@ -32,34 +43,54 @@ class Session:
 
 @contextmanager
 def open_session(device: Device, limits: Limits) -> Iterator[Session]:
-    """Reach a device, end what earlier sessions left running, and wait until it is fit.
+    """Reach a device, clean up after earlier sessions, wait until it is fit, and tune it.
+
+    Whatever happens, what was tuned is restored: here, or by the next session on the device.
 
     Raises:
         InfraError: it cannot be reached.
         PreflightFailed: it did not become fit in time.
         OutOfSpace: there is no room for what must be pushed.
     """
-    transport = find_transport(device.address.scheme)(device)
+    transport = connect(device)
+    began = time.monotonic()
+    platform: Platform | None = None
     try:
         platform = find_platform(transport.platform)(transport)
-        swept = platform.sweep()
-        findings = _wait_until_fit(device, transport, platform, limits)
-        yield Session(
-            device=device,
-            transport=transport,
-            platform=platform,
-            environment=(*platform.facts(), Fact(name="farm", value=version("verdict-farm"))),
-            notes=(
-                *(f"{finding.code}: {finding.message}" for finding in findings),
-                *(f"swept: an earlier run was still there ({name})" for name in swept),
-            ),
-            limits=limits,
-        )
+        try:
+            notes = _clean(platform)
+            findings = _wait_until_fit(device, transport, platform, limits)
+            notes += tuple(f"{finding.code}: {finding.message}" for finding in findings)
+            notes += platform.prepare()
+            with closing(platform.watch()) as watch:
+                yield Session(
+                    device=device,
+                    transport=transport,
+                    platform=platform,
+                    watch=watch,
+                    simulated=find_transport(device.address.scheme).simulated,
+                    environment=(*platform.facts(), FARM_VERSION),
+                    notes=notes,
+                    limits=limits,
+                )
+        finally:
+            with suppress(InfraError):  # the next session restores it
+                platform.restore()
     except FarmError as error:
         error.device = error.device or device.name
+        with suppress(FarmError):
+            error.evidence += platform.evidence(time.monotonic() - began) if platform else ()
         raise
     finally:
         transport.close()
+
+
+def _clean(platform: Platform) -> tuple[str, ...]:
+    """Undo and end what an earlier session left; lines for people."""
+    return (
+        *(f"swept: an earlier run was still there ({name})" for name in platform.sweep()),
+        *(f"restored: an earlier session had left {name} changed" for name in platform.restore()),
+    )
 
 
 def _wait_until_fit(

@@ -24,8 +24,8 @@ class Suite:
         path: the file that it was read from; its policy lies beside it.
         workload: folder of its workload, None where the model brings its own.
         measures: families of metrics.
-        runtimes: names of runtimes, each makes jobs of its own.
-        accelerators: likewise.
+        runtimes: names of runtimes, each makes jobs of its own; none for each device's own one.
+        accelerators: where models shall run, each makes jobs of its own.
         canary: folder of the workload whose own model watches the device during gates, None for
             no watch.
         load: how a model is exercised inside one repeat.
@@ -101,7 +101,9 @@ def _read_load(table: Table) -> Load:
 
 
 def _read_runtimes(document: Table) -> tuple[str, ...]:
-    names = _some(document, "runtimes", document.texts("runtimes", default=("ort_python",)))
+    if not document.has("runtimes"):
+        return ()
+    names = _some(document, "runtimes", document.texts("runtimes"))
     for name in names:
         try:
             find_runtime(name)

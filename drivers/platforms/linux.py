@@ -8,8 +8,9 @@ from __future__ import annotations
 import os
 
 from farm.errors import InfraError
-from farm.protocols import Limits, Platform, Transport
+from farm.protocols import Limits, Platform, Stream, Transport, Watch
 from farm.record import Fact, Finding, Reading
+from farm.shell import script
 
 TIMEOUT_S = 30.0
 
@@ -90,18 +91,12 @@ class LinuxPlatform(Platform):
 
     def sample(self) -> tuple[Reading, ...]:
         """Hottest zone in degC, load over one minute, frequency of the first core in kHz."""
-        found = self._ask(_SAMPLE)
-        values: dict[str, list[float]] = {}
-        for name, text in found:
-            values.setdefault(name, []).append(float(text))
-        t_ns = int(values.get("uptime", [0.0])[0] * 1e9)
-        readings = [Reading(t_ns=t_ns, name="load", unit="processes", value=values["load1"][0])]
-        if zones := values.get("zone"):
-            hottest = max(zones) / 1000
-            readings.append(Reading(t_ns=t_ns, name="temperature", unit="degC", value=hottest))
-        if khz := values.get("khz"):
-            readings.append(Reading(t_ns=t_ns, name="frequency", unit="kHz", value=khz[0]))
-        return tuple(readings)
+        return _readings(self._ask(_SAMPLE))
+
+    def watch(self) -> Watch:
+        """The same readings once a second, by a script on a connection of its own."""
+        looped = f"while :; do {_SAMPLE}\necho; sleep 1; done"
+        return LinuxWatch(self._transport.stream(script(looped)))
 
     def sweep(self) -> tuple[str, ...]:
         """Kill the process groups of runs that nobody waits for, and remove their folders."""
@@ -117,3 +112,41 @@ class LinuxPlatform(Platform):
         if done.returncode:
             raise InfraError(f"a shell script failed there: {done.stderr.strip()[:200]}")
         return done.stdout
+
+
+class LinuxWatch(Watch):
+    """Reads what the script printed so far; an empty line ends each sample."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+        self._begun: list[tuple[str, str]] = []
+
+    def readings(self) -> tuple[Reading, ...]:
+        """Every sample that is complete."""
+        found: list[Reading] = []
+        for line in self._stream.lines():
+            name, _, value = line.partition("=")
+            if value:
+                self._begun.append((name, value))
+            elif self._begun:
+                found += _readings(self._begun)
+                self._begun = []
+        return tuple(found)
+
+    def close(self) -> None:
+        """End the script."""
+        self._stream.close()
+
+
+def _readings(pairs: list[tuple[str, str]]) -> tuple[Reading, ...]:
+    values: dict[str, list[float]] = {}
+    for name, text in pairs:
+        values.setdefault(name, []).append(float(text))
+    t_ns = int(values.get("uptime", [0.0])[0] * 1e9)
+    readings = [Reading(t_ns=t_ns, name="load", unit="processes", value=values["load1"][0])]
+    if zones := values.get("zone"):
+        hottest = max(zones) / 1000
+        readings.append(Reading(t_ns=t_ns, name="temperature", unit="degC", value=hottest))
+    if khz := values.get("khz"):
+        readings.append(Reading(t_ns=t_ns, name="frequency", unit="kHz", value=khz[0]))
+    return tuple(readings)

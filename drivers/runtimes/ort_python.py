@@ -24,8 +24,9 @@ from farm.errors import (
     WrongAccelerator,
 )
 from farm.model import Artifact, Load, Scenario, Workload
-from farm.protocols import Completed, Deployment, Runtime, Transport
+from farm.protocols import Deployment, Runtime, Transport
 from farm.record import Fact, Measured, Measurement, Output, Trace
+from farm.shell import Completed
 
 LOADGEN = Path(__file__).parent.parent / "ondevice" / "loadgen.py"
 PYTHON = "python3"

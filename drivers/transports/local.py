@@ -5,18 +5,21 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import queue
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path, PurePosixPath
 from typing import ClassVar
 
 from farm.errors import CommandTimeout, ConnectError, InfraError, OutOfSpace
 from farm.model import Device
-from farm.protocols import Clock, Completed, Detached, Transport
+from farm.protocols import Clock, Detached, Stream, Transport
+from farm.shell import Completed
 
 OUTPUT_LIMIT = 64 << 10
 """Bytes kept of what a detached process prints, from the end."""
@@ -55,6 +58,7 @@ class LocalTransport(Transport):
     host: ClassVar[str] = "controller"
 
     def __init__(self, device: Device) -> None:
+        super().__init__(device)
         self.clock = SystemClock()
         self._root = Path(device.address.option("root") or _cache_folder() / device.name).resolve()
         try:
@@ -126,8 +130,39 @@ class LocalTransport(Transport):
         """The process that works in that folder."""
         return LocalDetached(Path(id), None)
 
+    def stream(self, argv: tuple[str, ...]) -> Stream:
+        """A child process with a thread that reads it."""
+        return LocalStream(argv, self.root)
+
     def close(self) -> None:
         """Nothing is held."""
+
+
+class LocalStream(Stream):
+    """A child process and what it printed."""
+
+    def __init__(self, argv: tuple[str, ...], cwd: PurePosixPath) -> None:
+        null = subprocess.DEVNULL
+        self._process = _spawn(argv, stdin=null, stdout=subprocess.PIPE, stderr=null, cwd=cwd)
+        self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def lines(self) -> tuple[str, ...]:
+        """The whole lines since the last call."""
+        return tuple(self._lines.get() for _ in range(self._lines.qsize()))
+
+    def close(self) -> None:
+        """Kill it."""
+        _kill_group(self._process.pid)
+        self._process.wait()
+        self._reader.join()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        with self._process.stdout as stdout:
+            for line in stdout:
+                self._lines.put(line.decode(errors="replace").rstrip("\n"))
 
 
 class LocalDetached(Detached):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from drivers.virtual.transport import VirtualTransport
 from farm.errors import ConfigError
-from farm.protocols import Limits, Platform, Transport
+from farm.protocols import Limits, Platform, Transport, Watch
 from farm.record import Fact, Finding, Reading
 
 
@@ -14,7 +14,7 @@ class VirtualPlatform(Platform):
     def __init__(self, transport: Transport) -> None:
         if not isinstance(transport, VirtualTransport):
             raise ConfigError("the virtual platform needs a virtual device")
-        self._device = transport.device
+        self._device = transport.unit
 
     def facts(self) -> tuple[Fact, ...]:
         """Serial number, boot, and that none of it is real."""
@@ -56,6 +56,21 @@ class VirtualPlatform(Platform):
             readings.append(Reading(t_ns=t_ns, name="battery", unit="pct", value=charge))
         return tuple(readings)
 
+    def watch(self) -> Watch:
+        """The samples before and after a window tell all there is."""
+        return Blindness()
+
     def sweep(self) -> tuple[str, ...]:
         """Nothing survives on a virtual device."""
         return ()
+
+
+class Blindness(Watch):
+    """Sees nothing."""
+
+    def readings(self) -> tuple[Reading, ...]:
+        """Nothing."""
+        return ()
+
+    def close(self) -> None:
+        """Nothing to end."""

@@ -19,8 +19,9 @@ from drivers.virtual.device import (
     switch_on,
 )
 from farm.errors import CommandTimeout, ConnectError, InfraError, OutOfSpace
-from farm.model import Address, Device
-from farm.protocols import Completed, Detached, Transport
+from farm.model import Device
+from farm.protocols import Detached, Stream, Transport
+from farm.shell import Completed
 
 PYTHON = "python3"
 
@@ -36,25 +37,26 @@ class VirtualTransport(Transport):
     host: ClassVar[str] = "controller"
 
     def __init__(self, device: Device) -> None:
+        super().__init__(device)
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         root = Path(device.address.option("root") or cache / "farm" / device.name).resolve()
         try:
-            self.device: VirtualDevice = switch_on(device, root)
+            self.unit = switch_on(device, root)
         except OSError as error:
             raise ConnectError(
                 f"cannot use the folder {str(root)!r}: {error.strerror}",
                 device=device.name,
                 hint="give a writable one in the inventory: address: virtual://phone?root=/folder",
             ) from error
-        self.clock = self.device.clock
+        self.clock = self.unit.clock
         self.root = PurePosixPath(root)
 
     @classmethod
-    def check(cls, address: Address) -> None:
+    def check(cls, device: Device) -> None:
         """Refuse an unknown profile, seed or fault."""
-        find_profile(address)
-        read_seed(address)
-        read_faults(address)
+        find_profile(device.address)
+        read_seed(device.address)
+        read_faults(device.address)
 
     def run(
         self,
@@ -65,7 +67,7 @@ class VirtualTransport(Transport):
         cwd: PurePosixPath | None = None,
     ) -> Completed:
         """Run a command really, and let the link take its time."""
-        self.device.operate()
+        self.unit.operate()
         command = (sys.executable, *argv[1:]) if argv[0] == PYTHON else argv
         try:
             done = subprocess.run(
@@ -84,43 +86,58 @@ class VirtualTransport(Transport):
             returncode=done.returncode,
             stdout=done.stdout.decode(errors="replace"),
             stderr=done.stderr.decode(errors="replace"),
-            elapsed_s=self.device.profile.link_s,
+            elapsed_s=self.unit.profile.link_s,
         )
 
     def push(self, source: Path, target: PurePosixPath) -> None:
         """Copy a file in; scripted faults may break the link or a bit."""
-        self.device.operate(bytes_moved=source.stat().st_size)
+        self.unit.operate(bytes_moved=source.stat().st_size)
         try:
             shutil.copyfile(source, target)
         except OSError as error:
             raise OutOfSpace(f"cannot write {str(target)!r}: {error.strerror}") from error
-        self.device.receive(Path(target))
+        self.unit.receive(Path(target))
 
     def pull(self, source: PurePosixPath, target: Path) -> None:
         """Copy a file out."""
         try:
-            self.device.operate(bytes_moved=Path(source).stat().st_size)
+            self.unit.operate(bytes_moved=Path(source).stat().st_size)
             shutil.copyfile(source, target)
         except OSError as error:
             raise InfraError(f"cannot read {str(source)!r}: {error.strerror}") from error
 
     def start(self, argv: tuple[str, ...], *, folder: PurePosixPath) -> Detached:
         """Start the loadgen; it has ended already, in a future that `wait` brings about."""
-        self.device.operate()
+        self.unit.operate()
         place = Path(folder)
         place.mkdir(parents=True, exist_ok=True)
-        ran = self.device.execute(argv[1], json.loads(argv[2]), place)
-        hangs = self.device.hangs()
-        return VirtualDetached(str(folder), self.device, None if hangs else ran)
+        ran = self.unit.execute(argv[1], json.loads(argv[2]), place)
+        hangs = self.unit.hangs()
+        return VirtualDetached(str(folder), self.unit, None if hangs else ran)
 
     def attach(self, id: str) -> Detached:
         """Nothing survives on a virtual device, so a process of another session has been killed."""
         return VirtualDetached(
-            id, self.device, Ran(returncode=-9, stdout="", stderr="", duration_s=0)
+            id, self.unit, Ran(returncode=-9, stdout="", stderr="", duration_s=0)
         )
+
+    def stream(self, argv: tuple[str, ...]) -> Stream:
+        """There is no time in which it could print."""
+        return Silence()
 
     def close(self) -> None:
         """Nothing is held."""
+
+
+class Silence(Stream):
+    """A command that never says anything."""
+
+    def lines(self) -> tuple[str, ...]:
+        """Nothing."""
+        return ()
+
+    def close(self) -> None:
+        """Nothing to end."""
 
 
 class VirtualDetached(Detached):

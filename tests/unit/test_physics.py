@@ -93,7 +93,7 @@ def _measure(
 def test_time_is_work_times_speed_and_the_truth_is_told(digits: Path, tmp_path: Path) -> None:
     transport = VirtualTransport(_device(f"virtual://camera?root={tmp_path / 'd'}"))
     (starts, durations), _ = _measure(transport, digits, "int8.onnx", min_queries=2000)
-    (truth,) = transport.device.truth
+    (truth,) = transport.unit.truth
     expected = work_units(digits / "int8.onnx") * PROFILES["camera"].seconds_per_unit * 1e9
     assert np.median(durations) == pytest.approx(expected * truth.level, rel=0.01)
     assert np.median(durations) == pytest.approx(truth.p50_ns)
@@ -104,10 +104,10 @@ def test_time_is_work_times_speed_and_the_truth_is_told(digits: Path, tmp_path: 
 
 def test_a_hot_device_throttles(digits: Path, tmp_path: Path) -> None:
     transport = VirtualTransport(_device(f"virtual://phone?root={tmp_path / 'd'}"))
-    transport.device.body.temperature_c = 90
+    transport.unit.body.temperature_c = 90
     _measure(transport, digits, "int8.onnx")
-    assert transport.device.throttled
-    assert transport.device.truth[0].throttled
+    assert transport.unit.throttled
+    assert transport.unit.truth[0].throttled
 
 
 def test_virtual_time_passes_only_when_somebody_waits(digits: Path, tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def test_what_a_suite_leaves_out_has_a_default(tmp_path):
     path.write_text(LEAST)
     suite = read_suite(str(path))
     assert (suite.workload, suite.load, suite.repeats) == (None, Load(), 5)
-    assert (suite.runtimes, suite.accelerators) == (("ort_python",), ("cpu",))
+    assert (suite.runtimes, suite.accelerators) == ((), ("cpu",))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,193 @@
+"""A shell and files on a device, and the folder there whose files are known by their content.
+
+The scripts are POSIX sh for dash, busybox, toybox and mksh. A script that a device cannot run as a
+whole does without the part that it lacks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from abc import abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Protocol
+
+from farm.errors import OutOfSpace, TransferCorrupt
+from farm.model import Artifact
+
+COMMAND_S = 30.0
+HASH_S = 300.0
+"""Time to hash the largest file on the slowest board."""
+
+# Prints the digest of the file $1, `none` if the device has no tool for it, nothing without a file.
+_DIGEST = """
+digest() {
+  [ -f "$1" ] || return 0
+  for tool in sha256sum "busybox sha256sum" "openssl dgst -sha256 -r" "shasum -a 256"; do
+    command -v "${tool%% *}" >/dev/null 2>&1 || continue
+    $tool <"$1" 2>/dev/null | {
+      read -r sum _ && [ ${#sum} = 64 ] && printf '%s\\n' "$sum"
+    } && return 0
+  done
+  echo none
+}
+"""
+
+# $1: a file that is used again: its time tells how long ago that was.
+_LOOK = _DIGEST + '[ -f "$1" ] && touch "$1" 2>/dev/null; digest "$1"'
+
+# $1: folder, $2: bytes to come, $3: bytes allowed; then names that must stay. The file that was not
+# used for the longest time goes first.
+_MAKE_ROOM = """
+mkdir -p -- "$1" && cd "$1" || exit 1
+total=$2 allowed=$3
+shift 3
+stay=" $* "
+files=$(ls -lntr)
+while read -r _ _ _ _ size rest; do
+  [ -n "$rest" ] && total=$((total + size))
+done <<END
+$files
+END
+while read -r _ _ _ _ size rest; do
+  [ "$total" -gt "$allowed" ] || break
+  name=${rest##* }
+  case $stay in *" $name "*) continue ;; esac
+  [ -n "$name" ] && rm -f -- "$name" && total=$((total - size))
+done <<END
+$files
+END
+true
+"""
+
+# $1: part, $2: its final name, $3: the digest that it must have. Prints what it has.
+_SEAL = (
+    _DIGEST
+    + """
+sum=$(digest "$1")
+[ "$sum" = "$3" ] && mv -f -- "$1" "$2"
+[ "$sum" = "$3" ] || [ "$sum" = none ] || rm -f -- "$1"
+printf '%s\\n' "$sum"
+"""
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completed:
+    """A command that ended.
+
+    Attributes:
+        returncode: its exit status; negative for a signal.
+        stdout: what it printed.
+        stderr: what it complained about.
+        elapsed_s: how long it took, seen from the controller.
+    """
+
+    returncode: int
+    stdout: str
+    stderr: str
+    elapsed_s: float
+
+
+class Shell(Protocol):
+    """Commands and files on a device.
+
+    argv lists only: quoting, where a shell is in between, is the implementation's duty.
+
+    Attributes:
+        root: the folder on the device that the farm may fill.
+    """
+
+    root: PurePosixPath
+
+    @abstractmethod
+    def run(
+        self,
+        argv: tuple[str, ...],
+        *,
+        timeout_s: float,
+        stdin: bytes = b"",
+        cwd: PurePosixPath | None = None,
+    ) -> Completed:
+        """Run a command to its end.
+
+        Raises:
+            CommandTimeout: it did not end in time; it was killed.
+            InfraError: the device cannot be reached.
+        """
+
+    @abstractmethod
+    def push(self, source: Path, target: PurePosixPath) -> None:
+        """Copy a file to the device; its folder must exist.
+
+        Raises:
+            OutOfSpace: no room on the device.
+            InfraError: the device cannot be reached.
+        """
+
+    @abstractmethod
+    def pull(self, source: PurePosixPath, target: Path) -> None:
+        """Copy a file from the device.
+
+        Raises:
+            InfraError: the device cannot be reached, or has no such file.
+        """
+
+
+def script(text: str, *arguments: str) -> tuple[str, ...]:
+    """The command that runs a POSIX shell script with arguments."""
+    return ("sh", "-c", text, "farm", *arguments)
+
+
+def install(
+    shell: Shell, artifact: Artifact, *, allowed_bytes: int, in_use: Iterable[str] = ()
+) -> PurePosixPath:
+    """Put a file into the device's content-addressed folder, unless it is there already.
+
+    The name on the device is the digest, so no name that a person gave reaches a shell. The device
+    itself hashes what it received before the file gets its final name: whatever stops the
+    transfer, a file under its digest is whole. A device that cannot hash sends the file back.
+
+    Args:
+        shell: the device.
+        artifact: the file.
+        allowed_bytes: how much the folder may hold; the longest unused files make room.
+        in_use: digests that must stay.
+
+    Raises:
+        TransferCorrupt: what arrived is not what was sent.
+        OutOfSpace: no room on the device.
+    """
+    folder, wanted = shell.root / "store", artifact.sha256
+    target, part = folder / wanted, folder / f"{wanted}.part"
+    present, _ = _digest(shell, script(_LOOK, str(target)), target)
+    if present == wanted:
+        return target
+    room = script(_MAKE_ROOM, str(folder), str(artifact.size_bytes), str(allowed_bytes), *in_use)
+    made = shell.run(room, timeout_s=COMMAND_S)
+    if made.returncode:
+        raise OutOfSpace(f"cannot make the folder {folder}: {made.stderr.strip()}")
+    shell.push(artifact.path, part)
+    arrived, sealed = _digest(shell, script(_SEAL, str(part), str(target), wanted), part)
+    if arrived != wanted:
+        shell.run(("rm", "-f", str(part)), timeout_s=COMMAND_S)
+        raise TransferCorrupt(
+            f"sent {wanted[:12]}, the device has {arrived[:12] or 'nothing'}",
+            hint="the transfer is repeated; if this goes on, check cable and storage",
+        )
+    if not sealed:
+        shell.run(("mv", "-f", str(part), str(target)), timeout_s=COMMAND_S)
+    return target
+
+
+def _digest(shell: Shell, command: tuple[str, ...], path: PurePosixPath) -> tuple[str, bool]:
+    """A file's digest, empty if there is no file; and whether the device knew it by itself."""
+    told = shell.run(command, timeout_s=HASH_S).stdout.strip()
+    if told != "none":
+        return told, True
+    with tempfile.TemporaryDirectory(prefix="farm-") as folder:
+        copy = Path(folder) / "copy"
+        shell.pull(path, copy)
+        return hashlib.sha256(copy.read_bytes()).hexdigest(), False
