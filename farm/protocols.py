@@ -118,6 +118,10 @@ class Transport(Shell, Protocol):
         """
         return ()
 
+    def describe(self) -> tuple[Fact, ...]:
+        """How the device is reached, for people who look after it."""
+        return ()
+
     @abstractmethod
     def start(self, argv: tuple[str, ...], *, folder: PurePosixPath) -> Detached:
         """Start a process that is independent of this connection, working in `folder`.

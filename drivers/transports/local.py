@@ -16,9 +16,10 @@ import time
 from pathlib import Path, PurePosixPath
 from typing import ClassVar
 
+from drivers.transports.clock import SystemClock
 from farm.errors import CommandTimeout, ConnectError, InfraError, OutOfSpace
 from farm.model import Device
-from farm.protocols import Clock, Detached, Stream, Transport
+from farm.protocols import Detached, Stream, Transport
 from farm.shell import Completed
 
 OUTPUT_LIMIT = 64 << 10
@@ -32,18 +33,6 @@ echo $$ "$(cut -d' ' -f22 /proc/$$/stat)" >pid.part && mv pid.part pid
 "$@" >out 2>err
 echo $? >rc.part && mv rc.part rc
 """
-
-
-class SystemClock(Clock):
-    """The real one."""
-
-    def now_ns(self) -> int:
-        """Monotonic nanoseconds."""
-        return time.monotonic_ns()
-
-    def sleep(self, duration_s: float) -> None:
-        """Sleep."""
-        time.sleep(duration_s)
 
 
 class LocalTransport(Transport):

@@ -1,0 +1,19 @@
+"""The time of this machine."""
+
+from __future__ import annotations
+
+import time
+
+from farm.protocols import Clock
+
+
+class SystemClock(Clock):
+    """The real one."""
+
+    def now_ns(self) -> int:
+        """Monotonic nanoseconds."""
+        return time.monotonic_ns()
+
+    def sleep(self, duration_s: float) -> None:
+        """Sleep."""
+        time.sleep(duration_s)
