@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from farm import cli_alerts, cli_bisect, cli_records
+from farm import cli_alerts, cli_bisect, cli_lab, cli_records
 from farm.cli_options import (
     INVENTORY,
     STORE,
@@ -34,43 +34,6 @@ app = typer.Typer(
 
 EXIT_CODES = {"config": 2, "workload": 1}
 """Exit code by the family of an error; every other family is the lab's or the farm's: 4."""
-
-
-@app.command()
-def check(
-    inventory: Annotated[Path, typer.Argument(help="The inventory to check.")] = INVENTORY,
-    json: AsJson = False,
-) -> None:
-    """Validate inventory, suites and policies; touches no device."""
-    from farm import console
-    from farm.health import validate
-    from farm.reporting import as_json
-
-    document = validate(inventory)
-    if json:
-        console.print_text(as_json(document))
-    else:
-        console.show_validation(document)
-
-
-@app.command()
-def doctor(inventory: Inventory = INVENTORY, store: Store = STORE, json: AsJson = False) -> None:
-    """Look at installation, store and devices; shows the command that would mend each gap."""
-    from dataclasses import asdict
-
-    from farm import console
-    from farm.health import examine
-    from farm.reporting import as_json
-
-    checks = []
-    for found in examine(inventory, store):
-        checks.append(found)
-        if not json:
-            console.show_check(found)
-    if json:
-        document = {"schema": "farm.doctor/1", "checks": [asdict(check) for check in checks]}
-        console.print_text(as_json(document))
-    raise typer.Exit(0 if all(check.ok for check in checks) else 4)
 
 
 @app.command()
@@ -276,6 +239,7 @@ def dashboard(
     os.execv(sys.executable, command)
 
 
+cli_lab.add_to(app)
 cli_records.add_to(app)
 cli_alerts.add_to(app)
 cli_bisect.add_to(app)

@@ -88,14 +88,19 @@ def progress(title: str) -> Iterator[Report]:
         TimeElapsedColumn(),
     )
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bars:
-        task = bars.add_task(title, total=None)
+        tasks = {"": bars.add_task(title, total=None)}
 
         def report(step: Step) -> None:
+            if "" in tasks:
+                bars.remove_task(tasks.pop(""))
+            if step.device not in tasks:
+                tasks[step.device] = bars.add_task("", total=None)
             bars.update(
-                task,
+                tasks[step.device],
                 description=f"{title}  job {step.job}/{step.jobs} on {step.device}",
                 completed=step.done,
                 total=step.total or None,
+                visible=not step.finished,
             )
 
         yield report

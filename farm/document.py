@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import date, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -123,6 +123,23 @@ class Table:
             if not isinstance(item, yaml.MappingNode):
                 raise self.error(f"an entry of '{key}' must be a table of keys", node=item)
             yield Table(self.path, item)
+
+    def text_with(self, values: Mapping[str, str]) -> str:
+        """The whole file's text with keys of this table set; the rest stays as people wrote it.
+
+        Raises:
+            ConfigError: the table is not written in lines; the hint tells what to write.
+        """
+        if self._node.flow_style or not self._node.value:
+            lines = "; ".join(f"{key}: {value}" for key, value in values.items())
+            raise self.error("cannot be changed where it is written in one line", hint=lines)
+        text = _read_text(self.path).splitlines(keepends=True)
+        indent, first = " " * self._node.start_mark.column, self._node.start_mark.line
+        for key, value in values.items():
+            if key in self._entries:
+                text[self._entries[key][0].start_mark.line] = f"{indent}{key}: {value}\n"
+        added = [f"{indent}{key}: {v}\n" for key, v in values.items() if key not in self._entries]
+        return "".join([*text[:first], *added, *text[first:]])
 
     def table(self, key: str) -> Table:
         """A mapping inside this one; an absent one reads as empty, and lacks what it must have."""

@@ -1,11 +1,19 @@
-"""Does the jobs of a run one after the other, each under its lease, and keeps every result."""
+"""Does the jobs of a run, each under its lease, and keeps every result.
+
+Jobs whose devices share a host run one after the other, for they would disturb each other; devices
+that are machines of their own run side by side.
+"""
 
 from __future__ import annotations
 
 import os
+import threading
+from collections import defaultdict
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 
 import numpy as np
 
@@ -21,6 +29,9 @@ from farm.runner import run_job
 from farm.store.canaries import OUT_OF_BAND, canary_history
 from farm.store.database import Store
 from farm.store.writer import append_job, begin_run, extend_plan
+
+MAX_HOSTS = 64
+"""Machines that one controller works with at the same time; each costs it a few threads."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +91,10 @@ def execute(
     wait_s: float = 0.0,
     progress: Progress = lambda step: None,
 ) -> tuple[JobResult, ...]:
-    """Do jobs in order; each result is in the store before the next job begins.
+    """Do jobs; each result is in the store before the next job on its host begins.
+
+    When one host's jobs end in an error of the farm's own, or in an interrupt, the others stop
+    after the repeat that they are at.
 
     Args:
         store: where results are kept.
@@ -88,16 +102,53 @@ def execute(
         jobs: what to do.
         first: place in the run of the first of them.
         wait_s: how long to wait for a device that somebody else uses.
-        progress: called after every repeat and every job.
+        progress: called after every repeat and every job, by one thread at a time.
+
+    Returns:
+        The results in the order of the jobs.
     """
-    results = []
     extend_plan(store, run_id, first + len(jobs))
-    for number, job in enumerate(jobs, 1):
+    one_at_a_time, stop = threading.Lock(), threading.Event()
+
+    def tell(step: Step) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        with one_at_a_time:
+            progress(step)
+
+    def do(number: int, job: Job) -> JobResult:
         step = Step(job=number, jobs=len(jobs), device=job.device.name)
-        progress(step)
-        results.append(_do(store, run_id, job, first + number - 1, step, wait_s, progress))
-        progress(replace(step, finished=True))
-    return tuple(results)
+        tell(step)
+        result = _do(store, run_id, job, first + number - 1, step, wait_s, tell)
+        tell(replace(step, finished=True))
+        return result
+
+    hosts: dict[str, list[tuple[int, Job]]] = defaultdict(list)
+    for number, job in enumerate(jobs, 1):
+        hosts[job.device.host].append((number, job))
+    results: dict[int, JobResult] = {}
+
+    def work(queue: list[tuple[int, Job]]) -> None:
+        for number, job in queue:
+            results[number] = do(number, job)
+
+    _side_by_side([partial(work, queue) for queue in hosts.values()], stop)
+    return tuple(results[number] for number in sorted(results))
+
+
+def _side_by_side(works: list[Callable[[], None]], stop: threading.Event) -> None:
+    """Do works at the same time; the first error stops the others and is raised."""
+    if len(works) == 1:  # in this thread an interrupt ends it at once
+        works[0]()
+        return
+    with ThreadPoolExecutor(MAX_HOSTS, thread_name_prefix="host") as pool:
+        futures = [pool.submit(work) for work in works]
+        try:
+            for future in as_completed(futures):
+                future.result()
+        except BaseException:
+            stop.set()
+            raise
 
 
 def _do(

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from farm.errors import FarmError
+from farm.errors import FarmError, LeaseTimeout
 from farm.inventory import read_inventory
+from farm.lease import leased
 from farm.model import Device, DeviceState
 from farm.plugins import (
     connect,
@@ -22,14 +24,19 @@ from farm.plugins import (
     runtime_names,
 )
 from farm.policy import read_policy
-from farm.protocols import Limits
+from farm.protocols import Limits, Transport
 from farm.store.database import open_store
 from farm.store.noise import latest_noise
 from farm.store.rows import last_jobs, read_holders
 from farm.suite import read_suite
 from farm.workload import read_workload
 
-EXTRAS = {"onnx": ("onnx", "onnxruntime"), "dashboard": ("streamlit", "altair")}
+EXTRAS = {
+    "onnx": ("onnx", "onnxruntime"),
+    "dashboard": ("streamlit", "altair"),
+    "ssh": ("paramiko",),
+    "native": ("ziglang",),
+}
 """Modules that each optional part of the installation needs."""
 
 
@@ -42,12 +49,14 @@ class Check:
         ok: whether it is as it should be.
         detail: what was found.
         fix: the command or act that would mend it.
+        brief: whether it belongs into one line about the whole device.
     """
 
     name: str
     ok: bool
     detail: str
     fix: str = ""
+    brief: bool = False
 
 
 def validate(inventory: Path) -> dict[str, Any]:
@@ -95,9 +104,19 @@ def examine(inventory: Path, store: Path) -> Iterator[Check]:
     yield Check(name="inventory", ok=True, detail=f"{len(devices)} devices in {inventory}")
     for device in devices:
         if device.state is DeviceState.ACTIVE:
-            yield _checked(f"device {device.name}", partial(_device, device))
+            yield from _alone(store, device, lambda device: [_checked_device(device)])
         else:
             yield Check(name=f"device {device.name}", ok=True, detail=f"in {device.state}")
+
+
+def examine_device(inventory: Path, store: Path, name: str) -> Iterator[Check]:
+    """Look at one device thoroughly, one check after the other.
+
+    Raises:
+        ConfigError: the inventory is wrong or has no such device.
+    """
+    (device,) = read_inventory(inventory).select((name,))
+    yield from _alone(store, device, _thoroughly)
 
 
 def survey(inventory: Path, store: Path) -> dict[str, Any]:
@@ -150,20 +169,58 @@ def _store(folder: Path) -> str:
         return str(folder)
 
 
-def _device(device: Device) -> str:
-    """Reach a device and every runtime that it might have."""
+def _alone(
+    store: Path, device: Device, look: Callable[[Device], Iterable[Check]]
+) -> Iterator[Check]:
+    """Look at a device while nobody else uses it: looking would disturb what is measured."""
+    name = f"device {device.name}"
+    try:
+        with ExitStack() as stack:
+            if store.exists():
+                opened = stack.enter_context(open_store(store))
+                stack.enter_context(leased(opened, device, "doctor"))
+            yield from look(device)
+    except LeaseTimeout as error:
+        yield Check(name=name, ok=True, detail=f"{error.message}: left alone")
+    except FarmError as error:
+        yield Check(name=name, ok=False, detail=error.message, fix=error.hint)
+
+
+def _checked_device(device: Device) -> Check:
+    """Reach a device and the runtime that it is meant to have, in one line."""
+    checks = tuple(_thoroughly(device))
+    bad = next((check for check in checks if not check.ok), None)
+    if bad:
+        return Check(name=f"device {device.name}", ok=False, detail=bad.detail, fix=bad.fix)
+    detail = "; ".join(check.detail for check in checks if check.brief)
+    return Check(name=f"device {device.name}", ok=True, detail=detail)
+
+
+def _thoroughly(device: Device) -> Iterator[Check]:
+    """Everything about one device; what stands in the way of measuring is not ok."""
     transport = connect(device)
     try:
         platform = find_platform(transport.platform)(transport)
-        facts = {fact.name: fact.value for fact in platform.facts()}
-        found = [facts.get("os", "")]
+        facts = platform.facts()
+        os = next((fact.value for fact in facts if fact.name == "os"), "")
+        yield Check(name="reached", ok=True, detail=os or device.address.scheme, brief=True)
+        for fact in (*transport.describe(), *facts):
+            yield Check(name=fact.name, ok=True, detail=fact.value)
         for name in runtime_names():
-            try:
-                runtime = {f.name: f.value for f in find_runtime(name)(transport).facts()}
-                found.append(f"{name} with {runtime['accelerators']}")
-            except FarmError as error:
-                found.append(f"{name}: {error.message}")
-        found += [finding.message for finding in platform.preflight(Limits())]
-        return "; ".join(filter(None, found))
+            yield _runtime(name, transport, needed=name == device.runtime)
+        for finding in platform.preflight(Limits()):
+            ok = not finding.blocking
+            yield Check(name=finding.code, ok=ok, detail=finding.message, brief=True)
     finally:
         transport.close()
+
+
+def _runtime(name: str, transport: Transport, *, needed: bool) -> Check:
+    """Whether a runtime works there; only the one that the device is meant to use must."""
+    try:
+        facts = {fact.name: fact.value for fact in find_runtime(name)(transport).facts()}
+    except FarmError as error:
+        fix = error.hint if needed else ""
+        return Check(name=name, ok=not needed, detail=f"{name}: {error.message}", fix=fix)
+    told = [f"{name} with {facts['accelerators']}", facts.get("unusable", "")]
+    return Check(name=name, ok=True, detail="; ".join(filter(None, told)), brief=needed)
