@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 WORKERS ?= 2
 
-.PHONY: setup demo test lint bench lock screenshots clean
+.PHONY: setup demo test test-board lint bench lock screenshots clean
 
 setup: $(STAMP)
 
@@ -24,6 +24,11 @@ test: setup
 	$(BIN)/python -m pytest -n $(WORKERS) -m "not alone" --cov --cov-report=
 	$(BIN)/python -m pytest -m alone --cov --cov-append --cov-report=
 	$(BIN)/python -m coverage report
+
+# An aarch64 Debian in QEMU; builds its image on first use. Needs qemu-system-arm.
+test-board: setup
+	$(BIN)/python -m tests.board.build
+	FARM_TEST_BOARD=1 $(BIN)/python -m pytest tests/system/test_board.py
 
 lint: setup
 	$(BIN)/ruff check .

@@ -18,6 +18,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import paramiko
+from paramiko.pkey import UnknownKeyType
 
 from farm.errors import ConfigError, ConnectError, ConnectionLost, FarmError
 from farm.model import Device
@@ -44,9 +45,6 @@ class Endpoint:
     host: str
     port: int
     host_key: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.user}@{self.host}:{self.port}"
 
 
 def read_endpoint(text: str, host_key: str) -> Endpoint:
@@ -112,10 +110,6 @@ class Link:
                 return self._open()
             except (paramiko.SSHException, EOFError, OSError) as error:
                 raise ConnectionLost(f"the connection broke: {error}") from error
-
-    def alive(self) -> bool:
-        """Whether the connection stands, as far as anybody knows."""
-        return self._alive()
 
     def cipher(self) -> str:
         """What encrypts, empty without a connection."""
@@ -215,15 +209,14 @@ class _Pinned(paramiko.MissingHostKeyPolicy):
 def _authenticated(device: Device, endpoint: Endpoint, road: Any) -> paramiko.SSHClient:
     client = paramiko.SSHClient()
     client.set_missing_host_key_policy(_Pinned(device, endpoint))
-    key, password = device.option("key"), device.option("password")
+    key, password = _private_key(device), device.option("password")
     try:
         client.connect(
             endpoint.host,
             port=endpoint.port,
             username=endpoint.user,
             password=password or None,
-            passphrase=device.option("passphrase") or None,
-            key_filename=str(Path(key).expanduser()) if key else None,
+            pkey=key,
             allow_agent=not key and not password,
             look_for_keys=not key and not password,
             sock=road,
@@ -240,6 +233,27 @@ def _authenticated(device: Device, endpoint: Endpoint, road: Any) -> paramiko.SS
     assert transport is not None
     transport.set_keepalive(KEEPALIVE_S)
     return client
+
+
+def _private_key(device: Device) -> paramiko.PKey | None:
+    path = device.option("key")
+    if not path:
+        return None
+    secret = device.option("passphrase").encode() or None
+    hint = "name the private key's file, not the one that ends in .pub"
+    try:
+        return paramiko.PKey.from_path(Path(path), secret)  # type: ignore[arg-type]  # takes bytes
+    except OSError as error:
+        reason = error.strerror or str(error)
+    except TypeError:  # what the library makes of a passphrase that is missing, or needless
+        if secret is None:
+            reason = "it needs a passphrase"
+            hint = "give 'passphrase: ${env:NAME}'; or leave 'key' out and load it into an agent"
+        else:
+            reason, hint = "it has no passphrase", "take 'passphrase' out of the inventory"
+    except (ValueError, paramiko.SSHException, UnknownKeyType):
+        reason = "it is no private key, or the passphrase is wrong"
+    raise ConfigError(f"cannot use the key {path!r}: {reason}", device=device.name, hint=hint)
 
 
 def _transport(sock: Any, **options: Any) -> paramiko.Transport:
@@ -294,9 +308,6 @@ def _told(device: Device) -> Iterator[None]:
     except socket.gaierror as error:
         hint = "check the name, or write the board's number"
         raise _refused(device, f"the name of {where} cannot be found", hint) from error
-    except paramiko.PasswordRequiredException as error:
-        hint = "give 'passphrase: ${env:NAME}', or load the key into an agent"
-        raise _refused(device, "the private key needs a passphrase", hint) from error
     except paramiko.AuthenticationException as error:
         hint = "install the public key there: ssh-copy-id, or give 'key:' or 'password:'"
         raise _refused(device, f"{where} refuses to let us in: {error}", hint) from error
@@ -305,7 +316,7 @@ def _told(device: Device) -> Iterator[None]:
         raise _refused(device, f"{where} does not answer within {CONNECT_S:g} s", hint) from error
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else str(error)
-        hint = "check power, network and whether sshd runs; with a key, its path and permissions"
+        hint = "check power and network, and whether sshd runs there"
         raise _refused(device, f"{where} cannot be reached: {reason}", hint) from error
     except (paramiko.SSHException, EOFError, ValueError) as error:
         hint = "check that the port is that of an SSH server"

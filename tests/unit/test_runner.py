@@ -8,16 +8,17 @@ from pathlib import Path
 
 import pytest
 
+from farm.harvest import Harvest, _disturbance
 from farm.model import PAIR, Address, Arm, ArmModel, Artifact, Device, Job, Load, Measure, Workload
 from farm.protocols import Limits
 from farm.record import Reading, Repeat
-from farm.runner import _conditions, _disturbance, _Harvest
+from farm.runner import _conditions
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 QUIET, SLOW = 70.0, 110.0
 
 
-def _harvest(*paces: float | None, rounds: int = 2) -> _Harvest:
+def _harvest(*paces: float | None, rounds: int = 2) -> Harvest:
     model = Artifact(path=Path("m"), sha256="m", size_bytes=1)
     job = Job(
         workload=Workload(name="w", digest="d"), runtime="r", accelerator="cpu", load=Load(),
@@ -25,7 +26,7 @@ def _harvest(*paces: float | None, rounds: int = 2) -> _Harvest:
         measures=(Measure.LATENCY,), rounds=rounds,
         arms=tuple(ArmModel(arm=arm, name=arm, artifact=model) for arm in PAIR),
     )  # fmt: skip
-    harvest = _Harvest(job=job, started=NOW)
+    harvest = Harvest(job=job, started=NOW)
     for slot, pace in zip(job.slots(), paces, strict=False):
         harvest.repeats.append(
             Repeat(arm=slot.arm, block=slot.block, position=slot.position, started=NOW,
@@ -35,7 +36,7 @@ def _harvest(*paces: float | None, rounds: int = 2) -> _Harvest:
     return harvest
 
 
-def _blocks(harvest: _Harvest) -> list[int]:
+def _blocks(harvest: Harvest) -> list[int]:
     return sorted({repeat.block for repeat in harvest.repeats})
 
 

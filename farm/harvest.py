@@ -1,0 +1,192 @@
+"""What a job has brought home so far, and what of it is kept."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+
+import numpy as np
+import numpy.typing as npt
+
+from farm.analysis import summary
+from farm.errors import Evidence, FarmError, WorkloadError
+from farm.metrics import COLDSTART, LATENCY_QUANTILES
+from farm.model import Arm, ArmModel, Job, Measure, Slot
+from farm.record import (
+    ArmSummary,
+    ErrorRecord,
+    Fact,
+    JobResult,
+    Measurement,
+    Outcome,
+    Placement,
+    Repeat,
+)
+
+MAX_PACE = 1.2
+"""A repeat is disturbed if the fixed loop ran this much slower in it than in the best one."""
+MAX_REDONE = 0.2
+"""How many blocks are done again at most, as a share of a job's blocks; later ones are kept."""
+
+EVIDENCE_LIMIT = 16 << 10
+_SECRET_NAMES = re.compile(r"(TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|CREDENTIAL)", re.IGNORECASE)
+
+
+@dataclass(slots=True)
+class Harvest:
+    """What a job has brought home so far; whole blocks survive a broken session."""
+
+    job: Job
+    started: datetime
+    attempts: int = 0
+    simulated: bool = False
+    accelerator: str = ""
+    environment: tuple[Fact, ...] = ()
+    notes: tuple[str, ...] = ()
+    repeats: list[Repeat] = field(default_factory=list)
+    correct: dict[Arm, npt.NDArray[np.bool_]] = field(default_factory=dict)
+    drift: dict[Arm, tuple[Measurement, ...]] = field(default_factory=dict)
+    described: dict[Arm, tuple[Measurement, ...]] = field(default_factory=dict)
+    placements: dict[Arm, Placement] = field(default_factory=dict)
+    ran: set[Arm] = field(default_factory=set)
+    at_work: Arm | None = None
+    redone: int = 0
+    canaries: list[Repeat] = field(default_factory=list)
+    unfit: str = ""
+    quiet_pace_ns: float | None = None
+
+    def note_pace(self, pace_ns: float | None) -> None:
+        """Remember the best pace: that is how fast the processor is when nobody disturbs it."""
+        if pace_ns is not None:
+            self.quiet_pace_ns = min(pace_ns, self.quiet_pace_ns or pace_ns)
+
+    def drop_torn_block(self) -> None:
+        """A block counts whole or not at all."""
+        counts = Counter(repeat.block for repeat in self.repeats)
+        self.repeats = [r for r in self.repeats if counts[r.block] == self.job.block_size]
+
+    def next_slot(self) -> Slot | None:
+        """The first repeat that is still to be done."""
+        done = {(repeat.block, repeat.position) for repeat in self.repeats}
+        return next((s for s in self.job.slots() if (s.block, s.position) not in done), None)
+
+    def disturbed(self, repeat: Repeat) -> bool:
+        """Whether the processor was slower beside a repeat than it was beside the best of them."""
+        if repeat.pace_ns is None or self.quiet_pace_ns is None:
+            return False
+        return repeat.pace_ns > MAX_PACE * self.quiet_pace_ns
+
+    def drop_disturbed_block(self) -> None:
+        """Give one block that was measured beside other work another chance, within bounds.
+
+        What decides is the pace of a fixed loop, never a measured value: choosing by the value
+        would bias every verdict.
+        """
+        if self.next_slot() is not None or self.redone >= MAX_REDONE * self.job.rounds:
+            return
+        block = next((r.block for r in self.repeats if self.disturbed(r)), None)
+        if block is not None:
+            self.repeats = [r for r in self.repeats if r.block != block]
+            self.redone += 1
+
+
+def result_of(harvest: Harvest, outcome: Outcome, error: ErrorRecord | None) -> JobResult:
+    """Everything as one frozen value."""
+    return JobResult(
+        job=harvest.job,
+        outcome=outcome,
+        started=harvest.started,
+        finished=datetime.now(UTC),
+        attempts=harvest.attempts,
+        accelerator=harvest.accelerator,
+        simulated=harvest.simulated,
+        environment=harvest.environment,
+        repeats=tuple(_marked(harvest, repeat) for repeat in harvest.repeats),
+        canaries=tuple(harvest.canaries),
+        unfit=harvest.unfit,
+        arms=tuple(_summarise(harvest, arm) for arm in harvest.job.arms),
+        notes=(
+            *dict.fromkeys(map(_masked, harvest.notes)),
+            *_disturbance(harvest),
+            *filter(None, [harvest.unfit]),
+        ),
+        error=error,
+    )
+
+
+def _marked(harvest: Harvest, repeat: Repeat) -> Repeat:
+    """A repeat with the condition that only the whole job can tell."""
+    if not harvest.disturbed(repeat):
+        return repeat
+    return replace(repeat, conditions=(*repeat.conditions, "disturbed"))
+
+
+def _disturbance(harvest: Harvest) -> tuple[str, ...]:
+    kept = sum(harvest.disturbed(repeat) for repeat in harvest.repeats)
+    if not harvest.redone and not kept:
+        return ()
+    unit = "blocks" if harvest.job.compares else "repeats"
+    return (
+        f"disturbed: other work on the device; {harvest.redone} {unit} were done again, "
+        f"{kept} of {len(harvest.repeats)} repeats are disturbed all the same",
+    )
+
+
+def _summarise(harvest: Harvest, arm: ArmModel) -> ArmSummary:
+    """One model over the whole job: n counts repeats, or items."""
+    found: list[Measurement] = []
+    correct = harvest.correct.get(arm.arm, np.empty(0, np.bool_))
+    if len(correct):
+        found.append(summary.share_correct(harvest.job.workload.metric, correct))
+    found += harvest.drift.get(arm.arm, ())
+    found += harvest.described.get(arm.arm, ())
+    found += _placed(harvest, arm.arm)
+    mine = [repeat for repeat in harvest.repeats if repeat.arm is arm.arm]
+    for metric in (*LATENCY_QUANTILES, "memory.peak_rss", *COLDSTART):
+        values = [value for repeat in mine if (value := repeat.value(metric)) is not None]
+        if values and len(values) == len(mine):
+            found.append(summary.over_repeats(metric, np.array(values)))
+    if Measure.MEMORY in harvest.job.measures:
+        size = float(arm.artifact.size_bytes)
+        found.append(Measurement(metric="size.model_bytes", unit="bytes", value=size))
+    return ArmSummary(arm=arm.arm, measurements=tuple(found), correct=correct)
+
+
+def _placed(harvest: Harvest, arm: Arm) -> tuple[Measurement, ...]:
+    """The shares of nodes and of time on the accelerator that was asked for."""
+    placement = harvest.placements.get(arm)
+    if placement is None:
+        return ()
+    asked = harvest.job.accelerator.partition("+")[0]
+    shares = {
+        "placement.nodes": placement.share_of_nodes(asked),
+        "placement.time": placement.share_of_time(asked),
+    }
+    return tuple(Measurement(metric=m, unit="ratio", value=v) for m, v in shares.items())
+
+
+def kept(error: FarmError, harvest: Harvest) -> ErrorRecord:
+    """An error as it goes into the store: bounded, and without secrets."""
+    at_fault = harvest.at_work if isinstance(error, WorkloadError) else None
+    record = ErrorRecord.of(error, arm=at_fault, other_arm_ran=bool(harvest.ran - {at_fault}))
+    evidence = tuple(
+        Evidence(name=exhibit.name, text=_masked(exhibit.text)[-EVIDENCE_LIMIT:])
+        for exhibit in error.evidence
+    )
+    return replace(
+        record,
+        message=_masked(record.message),
+        hint=_masked(record.hint),
+        evidence=evidence,
+    )
+
+
+def _masked(text: str) -> str:
+    """A text without the values of environment variables whose names speak of secrets."""
+    for name, value in os.environ.items():
+        if len(value) >= 6 and _SECRET_NAMES.search(name):
+            text = text.replace(value, f"<{name}>")
+    return text
