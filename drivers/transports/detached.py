@@ -53,7 +53,7 @@ tell() {{
   cd "$1" 2>/dev/null || {{ echo "ended -9"; return; }}
   state 2>/dev/null
   tail -c {OUTPUT_LIMIT} out 2>/dev/null
-  tail -c {OUTPUT_LIMIT} err 2>/dev/null >&2
+  tail -c {OUTPUT_LIMIT} err >&2 2>/dev/null
 }}
 """
 
@@ -78,7 +78,9 @@ supervise=$1 folder=$2
 shift
 mkdir -p -- "$folder" || exit 1
 setsid sh -c "$supervise" farm-run "$@" 3>&1 </dev/null >/dev/null 2>&1 &
+exec 4>&2 2>/dev/null # a shell would complain of a killed child
 wait $!
+exec 2>&4
 tell "$folder"
 """
 )
@@ -106,12 +108,12 @@ class ShellDetached(Detached):
         folder: PurePosixPath,
         *,
         device: str,
-        listen: Callable[[float], Completed | None] = lambda timeout_s: None,
+        listen: Callable[[float], Completed | None] | None = None,
     ) -> None:
         self.id = str(folder)
         self._shell = shell
         self._device = device
-        self._listen = listen
+        self._listen = listen or _deaf
         self._started = time.monotonic()
 
     def poll(self) -> Completed | None:
@@ -123,7 +125,8 @@ class ShellDetached(Detached):
         """Wait for its end, over broken connections; at the deadline its whole group is killed."""
         deadline = time.monotonic() + timeout_s
         lost_since: float | None = None
-        told = self._listen(timeout_s)
+        listen, self._listen = self._listen, _deaf  # a channel is heard to its end once
+        told = listen(timeout_s)
         done = self._understood(told) if told else None
         while done is None:
             if time.monotonic() > deadline:
@@ -161,3 +164,7 @@ class ShellDetached(Detached):
             stderr=told.stderr,
             elapsed_s=time.monotonic() - self._started,
         )
+
+
+def _deaf(timeout_s: float) -> None:
+    """Hears nothing, so that the state is asked for."""

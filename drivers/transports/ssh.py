@@ -38,6 +38,23 @@ _NO_ROOM = ("No space left", "Disk quota exceeded", "File too large")
 # $1: the folder that the farm may fill, under the home if it is relative.
 _ROOT = 'cd && umask 077 && mkdir -p -- "$1" && cd -- "$1" && pwd'
 
+# Ends the process $1 with its group and with everything that descends from it: dropbear gives a
+# command no group of its own.
+_KILL = """
+doomed=" $1 " found=1
+while [ $found ]; do
+  found=
+  for stat in /proc/[0-9]*/stat; do
+    read -r line <"$stat" || continue
+    set -- "${line%% *}" ${line##*) }
+    case $doomed in *" $1 "*) continue ;; *" $3 "*) doomed="$doomed$1 " found=1 ;; esac
+  done
+done 2>/dev/null
+set -- $doomed
+kill -9 -- "-$1" 2>/dev/null
+kill -9 $doomed
+"""
+
 
 class SshTransport(Transport):
     """A board behind an SSH server, OpenSSH or dropbear.
@@ -172,7 +189,7 @@ class SshTransport(Transport):
 
     def kill_group(self, pid: int) -> None:
         """End a command that was started over either connection."""
-        argv = script('kill -9 "-$1" || kill -9 "$1"', str(pid))
+        argv = script(_KILL, str(pid))
         with (
             contextlib.suppress(InfraError),
             contextlib.closing(self._execute(argv, PurePosixPath("/"))) as command,

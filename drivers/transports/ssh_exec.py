@@ -72,9 +72,9 @@ class Exec:
         """
         deadline = time.monotonic() + timeout_s
         if stdin:  # it may print before it has read all
-            threading.Thread(target=self._send, args=(stdin,), daemon=True).start()
+            threading.Thread(target=self.send, args=(stdin,), daemon=True).start()
         else:
-            self._send(b"")
+            self.send(b"")
         output = b"".join(self._read_until(deadline, timeout_s))
         if not self._channel.status_event.wait(max(0.0, deadline - time.monotonic())):
             raise self._late(timeout_s)
@@ -97,6 +97,12 @@ class Exec:
             return None
         finally:
             self.close()
+
+    def send(self, data: bytes) -> None:
+        """Send all of what the command reads; how it ends, the command tells."""
+        with contextlib.suppress(paramiko.SSHException, EOFError, OSError):
+            self._channel.sendall(data)
+            self._channel.shutdown_write()
 
     def feed(self, file: IO[bytes]) -> None:
         """Send a file as what the command reads; how it ends, the command tells.
@@ -174,11 +180,6 @@ class Exec:
                 return noise[found.end() :] or self._channel.recv(CHUNK_BYTES)
         return b""
 
-    def _send(self, data: bytes) -> None:
-        with contextlib.suppress(paramiko.SSHException, EOFError, OSError):
-            self._channel.sendall(data)
-            self._channel.shutdown_write()
-
     def _hear_errors(self) -> None:
         """Take what it complains about; unread, it would block the command."""
         with contextlib.suppress(OSError):
@@ -203,6 +204,7 @@ class ExecStream(Stream):
 
     def __init__(self, command: Exec) -> None:
         self._exec = command
+        command.send(b"")
         self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
