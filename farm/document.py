@@ -62,6 +62,13 @@ class Table:
         value = self._take(key, str, "text", default)
         return _ENV.sub(lambda match: self._variable(match[1], key), value)
 
+    def written(self, key: str) -> str:
+        """A single value as it is written, be it a word or a number; with `${env:NAME}`."""
+        node = self._node_of(key, required=True)
+        if not isinstance(node, yaml.ScalarNode) or not node.value:
+            raise self.error("expected a word or a number", key=key)
+        return _ENV.sub(lambda match: self._variable(match[1], key), node.value)
+
     def secret(self, key: str) -> str:
         """A text that only the environment may hold, written `${env:NAME}`."""
         if not _ENV.fullmatch(self._take(key, str, "text", None)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,7 +67,8 @@ def pin(inventory: Path, introduction: Introduction) -> None:
             hint=f"write under '{name}' by hand: {lines}",
         ) from error
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink()
 
 
 def greet(inventory: Path, name: str) -> tuple[Fact, ...]:

@@ -9,7 +9,6 @@ from farm.document import Table, read_document
 from farm.errors import ConfigError, nearest_hint
 from farm.model import Address, Device, DeviceState
 from farm.plugins import find_platform, find_runtime, find_transport, runtime_names
-from farm.protocols import Transport, Virtual
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +86,7 @@ def _read_device(name: str, entry: Table) -> Device:
         kind = find_transport(address.scheme)
     except ConfigError as error:
         raise entry.error(error.message, key="address", hint=error.hint) from error
+    drivers = (kind, find_platform(kind.platform), *map(find_runtime, runtime_names()))
     device = Device(
         name=name,
         type=entry.text("type"),
@@ -97,12 +97,14 @@ def _read_device(name: str, entry: Table) -> Device:
         state=entry.choice("state", DeviceState, default=DeviceState.ACTIVE),
         host=entry.text("host", default=kind.host or name),
         runtime=_read_runtime(entry, kind.runtime),
-        options=_read_options(entry, kind),
+        options=_read_options(entry, {name for driver in drivers for name in driver.options}),
     )
     try:
-        kind.check(device)
+        for driver in drivers:
+            driver.check(device)
     except ConfigError as error:
-        raise entry.error(error.message, key="address", hint=error.hint) from error
+        culprit = next((name for name, _ in device.options if name in error.message), "address")
+        raise entry.error(error.message, key=culprit, hint=error.hint) from error
     entry.done()
     return device
 
@@ -116,14 +118,10 @@ def _read_runtime(entry: Table, default: str) -> str:
     return name
 
 
-def _read_options(
-    entry: Table, kind: type[Transport] | type[Virtual]
-) -> tuple[tuple[str, str], ...]:
+def _read_options(entry: Table, names: set[str]) -> tuple[tuple[str, str], ...]:
     """What the device's transport, its platform and the runtimes want to know."""
-    drivers = (kind, find_platform(kind.platform), *map(find_runtime, runtime_names()))
-    names = dict.fromkeys(name for driver in drivers for name in driver.options)
     return tuple(
-        (name, entry.secret(name) if name in SECRETS else entry.text(name))
-        for name in names
+        (name, entry.secret(name) if name in SECRETS else entry.written(name))
+        for name in sorted(names)
         if entry.has(name)
     )

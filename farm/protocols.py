@@ -218,6 +218,10 @@ class Platform(Protocol):
     @abstractmethod
     def __init__(self, transport: Transport) -> None: ...
 
+    @classmethod
+    def check(cls, device: Device) -> None:
+        """As in `Transport`."""
+
     @abstractmethod
     def facts(self) -> tuple[Fact, ...]:
         """Circumstances that may explain a change; `serial` and `boot_id` are among them."""
@@ -313,6 +317,10 @@ class Runtime(Protocol):
 
     @abstractmethod
     def __init__(self, transport: Transport) -> None: ...
+
+    @classmethod
+    def check(cls, device: Device) -> None:
+        """As in `Transport`."""
 
     @abstractmethod
     def facts(self) -> tuple[Fact, ...]:

@@ -10,11 +10,12 @@ import hashlib
 import tempfile
 from abc import abstractmethod
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
-from farm.errors import OutOfSpace, TransferCorrupt
+from farm.errors import FarmError, InfraError, OutOfSpace, TransferCorrupt
 from farm.model import Artifact
 
 COMMAND_S = 30.0
@@ -169,14 +170,18 @@ def install(
     made = shell.run(room, timeout_s=COMMAND_S)
     if made.returncode:
         raise OutOfSpace(f"cannot make the folder {folder}: {made.stderr.strip()}")
-    shell.push(artifact.path, part)
-    arrived, sealed = _digest(shell, script(_SEAL, str(part), str(target), wanted), part)
-    if arrived != wanted:
-        shell.run(("rm", "-f", str(part)), timeout_s=COMMAND_S)
-        raise TransferCorrupt(
-            f"sent {wanted[:12]}, the device has {arrived[:12] or 'nothing'}",
-            hint="the transfer is repeated; if this goes on, check cable and storage",
-        )
+    try:
+        shell.push(artifact.path, part)
+        arrived, sealed = _digest(shell, script(_SEAL, str(part), str(target), wanted), part)
+        if arrived != wanted:
+            raise TransferCorrupt(
+                f"sent {wanted[:12]}, the device has {arrived[:12] or 'nothing'}",
+                hint="the transfer is repeated; if this goes on, check cable and storage",
+            )
+    except FarmError:
+        with suppress(InfraError):  # out of reach: the next session sweeps it
+            shell.run(("rm", "-f", str(part)), timeout_s=COMMAND_S)
+        raise
     if not sealed:
         shell.run(("mv", "-f", str(part), str(target)), timeout_s=COMMAND_S)
     return target

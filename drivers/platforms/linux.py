@@ -1,152 +1,97 @@
-"""Linux: facts, fitness, readings and strays, each asked for by one POSIX shell script.
+"""Linux, from a workstation to a board: facts, fitness, tuning, readings and strays.
 
-The scripts need nothing beyond what dash, busybox and toybox have.
+Each is asked for by one POSIX shell script that needs nothing beyond what dash, busybox and toybox
+have, and no rights: what a device does not tell or allow is left out.
 """
 
 from __future__ import annotations
 
 import os
 
-from farm.errors import InfraError
-from farm.protocols import Limits, Platform, Stream, Transport, Watch
+from drivers.platforms import linux_fitness, linux_leftovers, linux_settings
+from drivers.platforms.linux_facts import FACTS, read_facts
+from drivers.platforms.linux_readings import SAMPLE, read_look
+from drivers.platforms.linux_told import Pairs, read_pairs
+from drivers.platforms.linux_watch import WATCH, LinuxWatch, spare_mask
+from farm.errors import Evidence, InfraError
+from farm.model import Device
+from farm.protocols import Limits, Platform, Transport, Watch
 from farm.record import Fact, Finding, Reading
 from farm.shell import script
 
 TIMEOUT_S = 30.0
 
-_FACTS = """
-say() { [ -n "$2" ] && printf '%s=%s\\n' "$1" "$2"; }
-say serial "$(cat /proc/device-tree/serial-number 2>/dev/null | tr -d '\\0' || true)"
-say machine_id "$(cut -c1-12 /etc/machine-id 2>/dev/null)"
-say boot_id "$(cat /proc/sys/kernel/random/boot_id)"
-say os "$(. /etc/os-release 2>/dev/null; printf %s "$PRETTY_NAME")"
-say kernel "$(uname -r)"
-say machine "$(uname -m)"
-say cpu "$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1)"
-say cores "$(grep -c ^processor /proc/cpuinfo)"
-say memory_kib "$(sed -n 's/^MemTotal: *\\([0-9]*\\).*/\\1/p' /proc/meminfo)"
-say governor "$(cat /sys/devices/system/cpu/cpu0/cpufreq/scaling_governor 2>/dev/null)"
-say max_khz "$(cat /sys/devices/system/cpu/cpu0/cpufreq/cpuinfo_max_freq 2>/dev/null)"
-true
-"""
-
-_SAMPLE = """
-for zone in /sys/class/thermal/thermal_zone*/temp; do
-  [ -r "$zone" ] && printf 'zone=%s\\n' "$(cat "$zone" 2>/dev/null)"
-done
-printf 'load1=%s\\n' "$(cut -d' ' -f1 /proc/loadavg)"
-khz=/sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq
-[ -r $khz ] && printf 'khz=%s\\n' "$(cat $khz)"
-printf 'uptime=%s\\n' "$(cut -d' ' -f1 /proc/uptime)"
-"""
-
-_FREE = 'df -Pk "$1" | { read -r _; read -r _ _ _ free _; echo "$free"; }'
-
-# A run is a stray if its process still is the one that was started, unless the controller that owns
-# it is alive and is not the one that asks. Numbers are used again: the beginning tells them apart.
-_SWEEP = """
-cd "$1/runs" 2>/dev/null || exit 0
-began() { sed 's/.*) //' "/proc/$1/stat" 2>/dev/null | cut -d' ' -f20; }
-for run in */; do
-  [ -d "$run" ] || continue
-  if read -r owner since 2>/dev/null < "$run/owner" && [ "$owner" != "$2" ]; then
-    [ "$(began "$owner")" = "$since" ] && continue
-  fi
-  if read -r pid since 2>/dev/null < "$run/pid" && [ "$(began "$pid")" = "$since" ]; then
-    kill -9 "-$pid" && echo "${run%/}"
-  fi
-  rm -rf -- "$run"
-done
-rm -f "$1/store/"*.part
-"""
-
 
 class LinuxPlatform(Platform):
-    """What every Linux tells without rights and without installing anything."""
+    """What every Linux tells, and what it may be asked to set.
+
+    Options of a device: `governor` (performance, for example), `max_khz` (the highest frequency,
+    below turbo for example), `cpus` (the cores under test, such as 2-3).
+    """
+
+    options = ("governor", "max_khz", "cpus")
+
+    @classmethod
+    def check(cls, device: Device) -> None:
+        """Refuse options that can never be set."""
+        linux_settings.read_settings(device)
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
+        self._settings = linux_settings.read_settings(transport.device)
+        self._throttles: float | None = None
 
     def facts(self) -> tuple[Fact, ...]:
-        """OS, kernel, processor, memory, governor; `boot_id`, and `serial` where there is one."""
-        return tuple(Fact(name=name, value=value) for name, value in self._ask(_FACTS))
+        """Board, chip, system, cores, frequencies and their governor; `boot_id` and `serial`."""
+        return read_facts(self._pairs(FACTS))
 
     def preflight(self, limits: Limits) -> tuple[Finding, ...]:
-        """Room, heat, and whether somebody else is computing."""
-        findings = []
-        free_kib = self._script(_FREE, str(self._transport.root)).strip()
-        if free_kib.isdigit() and int(free_kib) * 1024 < limits.min_free_bytes:
-            message = f"{int(free_kib) // 1024} MiB free, {limits.min_free_bytes >> 20} needed"
-            findings.append(Finding(code="low_space", message=message, blocking=True))
-        readings = {reading.name: reading.value for reading in self.sample()}
-        temperature = readings.get("temperature")
-        if temperature is not None and temperature > limits.max_temperature_c:
-            message = f"{temperature:.0f} degC, at most {limits.max_temperature_c:.0f} to start"
-            findings.append(Finding(code="hot", message=message, blocking=True, passing=True))
-        cores = next((int(f.value) for f in self.facts() if f.name == "cores"), 1)
-        if readings.get("load", 0.0) > cores:
-            message = f"load {readings['load']:.1f} on {cores} cores: expect noise"
-            findings.append(Finding(code="busy", message=message, blocking=False))
-        return tuple(findings)
+        """Room, memory, heat, throttling, power, missing cores; whether others compute."""
+        pairs = self._pairs(linux_fitness.FITNESS, str(self._transport.root))
+        self._throttles = read_look(pairs).throttles
+        return linux_fitness.find(pairs, limits, self._settings.cores)
+
+    def prepare(self) -> tuple[str, ...]:
+        """Set governor and highest frequency where the inventory asks and the device allows."""
+        wanted = self._settings.arguments()
+        if not wanted:
+            return ()
+        told = self._script(linux_settings.PREPARE, str(self._transport.root), *wanted)
+        return linux_settings.prepared_lines(self._settings, told)
+
+    def restore(self) -> tuple[str, ...]:
+        """Undo it from the file that lies on the device; nothing is changed twice."""
+        told = self._script(linux_settings.RESTORE, str(self._transport.root))
+        return linux_settings.restored_names(told)
 
     def sample(self) -> tuple[Reading, ...]:
-        """Hottest zone in degC, load over one minute, frequency of the first core in kHz."""
-        return _readings(self._ask(_SAMPLE))
+        """Load, heat, pressure, memory, frequency of each cluster; `throttled` if it is known."""
+        look = read_look(self._pairs(SAMPLE))
+        readings = look.readings(self._throttles)
+        self._throttles = look.throttles
+        return readings
 
     def watch(self) -> Watch:
-        """The same readings once a second, by a script on a connection of its own."""
-        looped = f"while :; do {_SAMPLE}\necho; sleep 1; done"
-        return LinuxWatch(self._transport.stream(script(looped)))
+        """The same once a second, from the other cores if the inventory names those under test."""
+        cores = self._settings.cores
+        tested = f" {' '.join(map(str, cores))} " if cores else ""
+        return LinuxWatch(self._transport.stream(script(WATCH, spare_mask(cores), tested)))
 
     def sweep(self) -> tuple[str, ...]:
-        """Kill the process groups of runs that nobody waits for, and remove their folders."""
-        return tuple(self._script(_SWEEP, str(self._transport.root), str(os.getpid())).split())
+        """Kill what runs that nobody waits for have started, and remove their folders."""
+        root = str(self._transport.root)
+        return tuple(self._script(linux_leftovers.SWEEP, root, str(os.getpid())).splitlines())
 
-    def _ask(self, script: str) -> list[tuple[str, str]]:
-        lines = self._script(script).splitlines()
-        pairs = [line.partition("=") for line in lines]
-        return [(name, value.strip()) for name, found, value in pairs if found and value.strip()]
+    def evidence(self, last_s: float) -> tuple[Evidence, ...]:
+        """The kernel's messages of the last seconds; none where they may not be read."""
+        text = linux_leftovers.recent(self._script(linux_leftovers.KERNEL), last_s)
+        return (Evidence(name="kernel", text=text),) if text else ()
 
-    def _script(self, script: str, *arguments: str) -> str:
-        done = self._transport.run(("sh", "-c", script, "farm", *arguments), timeout_s=TIMEOUT_S)
+    def _pairs(self, text: str, *arguments: str) -> Pairs:
+        return read_pairs(self._script(text, *arguments))
+
+    def _script(self, text: str, *arguments: str) -> str:
+        done = self._transport.run(script(text, *arguments), timeout_s=TIMEOUT_S)
         if done.returncode:
             raise InfraError(f"a shell script failed there: {done.stderr.strip()[:200]}")
         return done.stdout
-
-
-class LinuxWatch(Watch):
-    """Reads what the script printed so far; an empty line ends each sample."""
-
-    def __init__(self, stream: Stream) -> None:
-        self._stream = stream
-        self._begun: list[tuple[str, str]] = []
-
-    def readings(self) -> tuple[Reading, ...]:
-        """Every sample that is complete."""
-        found: list[Reading] = []
-        for line in self._stream.lines():
-            name, _, value = line.partition("=")
-            if value:
-                self._begun.append((name, value))
-            elif self._begun:
-                found += _readings(self._begun)
-                self._begun = []
-        return tuple(found)
-
-    def close(self) -> None:
-        """End the script."""
-        self._stream.close()
-
-
-def _readings(pairs: list[tuple[str, str]]) -> tuple[Reading, ...]:
-    values: dict[str, list[float]] = {}
-    for name, text in pairs:
-        values.setdefault(name, []).append(float(text))
-    t_ns = int(values.get("uptime", [0.0])[0] * 1e9)
-    readings = [Reading(t_ns=t_ns, name="load", unit="processes", value=values["load1"][0])]
-    if zones := values.get("zone"):
-        hottest = max(zones) / 1000
-        readings.append(Reading(t_ns=t_ns, name="temperature", unit="degC", value=hottest))
-    if khz := values.get("khz"):
-        readings.append(Reading(t_ns=t_ns, name="frequency", unit="kHz", value=khz[0]))
-    return tuple(readings)

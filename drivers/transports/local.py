@@ -132,7 +132,8 @@ class LocalStream(Stream):
 
     def __init__(self, argv: tuple[str, ...], cwd: PurePosixPath) -> None:
         null = subprocess.DEVNULL
-        self._process = _spawn(argv, stdin=null, stdout=subprocess.PIPE, stderr=null, cwd=cwd)
+        shell = ("sh", "-c", 'exec "$@"', "farm", *argv)  # it finds out that there is no command
+        self._process = _spawn(shell, stdin=null, stdout=subprocess.PIPE, stderr=null, cwd=cwd)
         self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()

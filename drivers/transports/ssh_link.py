@@ -209,16 +209,17 @@ class _Pinned(paramiko.MissingHostKeyPolicy):
 def _authenticated(device: Device, endpoint: Endpoint, road: Any) -> paramiko.SSHClient:
     client = paramiko.SSHClient()
     client.set_missing_host_key_policy(_Pinned(device, endpoint))
-    key, password = _private_key(device), device.option("password")
+    password = device.option("password")
     try:
+        key = _private_key(device)
         client.connect(
             endpoint.host,
             port=endpoint.port,
             username=endpoint.user,
             password=password or None,
             pkey=key,
-            allow_agent=not key and not password,
-            look_for_keys=not key and not password,
+            allow_agent=key is None and not password,
+            look_for_keys=key is None and not password,
             sock=road,
             transport_factory=_transport,
             banner_timeout=CONNECT_S,

@@ -1,0 +1,76 @@
+"""How scripts on a Linux device read and tell: lines `name=value`, taken apart here.
+
+Every path of /proc and /sys that describes the hardware is read below `$FARM_TREE`, which no real
+device sets: that is how a tree of files plays a board. Processes and time are always the true ones.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+
+Pairs = list[tuple[str, str]]
+"""Names and values in the order told; a name may come again."""
+
+# get FILE: the first line of a file in $got, without starting a process; false if there is none.
+GET = """
+tree=${FARM_TREE:-}
+cpus=$tree/sys/devices/system/cpu
+get() {
+  got=
+  { read -r got <"$1"; } 2>/dev/null
+  [ -n "$got" ]
+}
+"""
+
+# began PID: the moment a process began, in $began; false if there is none. Numbers are used again:
+# this tells them apart.
+BEGAN = """
+began() {
+  began=
+  { [ -n "$1" ] && read -r began <"/proc/$1/stat"; } 2>/dev/null || return
+  set -- ${began##*) }
+  began=${20}
+}
+"""
+
+
+def read_pairs(text: str) -> Pairs:
+    """The lines of a script as names and values; what is no such line, or empty, is left out."""
+    pairs = (line.partition("=") for line in text.splitlines())
+    return [(name, value.strip()) for name, found, value in pairs if found and value.strip()]
+
+
+def read_number(text: str) -> float | None:
+    """A finite number, None for anything else that a driver may have written there."""
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def read_cores(text: str) -> tuple[int, ...]:
+    """Cores as the kernel lists them: `0-3,6`, or `0 1 2 3 6`.
+
+    Raises:
+        ValueError: the text is no such list.
+    """
+    found: set[int] = set()
+    for part in text.replace(",", " ").split():
+        run = re.fullmatch(r"(\d{1,4})(?:-(\d{1,4}))?", part)
+        if not run:
+            raise ValueError(f"no list of cores: {text!r}")
+        found.update(range(int(run[1]), int(run[2] or run[1]) + 1))
+    return tuple(sorted(found))
+
+
+def write_cores(cores: tuple[int, ...]) -> str:
+    """Cores in the short form, `0-3,6`."""
+    runs: list[list[int]] = []
+    for core in sorted(cores):
+        if runs and core == runs[-1][-1] + 1:
+            runs[-1].append(core)
+        else:
+            runs.append([core])
+    return ",".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
