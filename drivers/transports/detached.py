@@ -73,7 +73,6 @@ true
 _START = (
     _STATE
     + """
-command -v setsid >/dev/null || { echo "the board has no setsid" >&2; exit 1; }
 supervise=$1 folder=$2
 shift
 mkdir -p -- "$folder" || exit 1

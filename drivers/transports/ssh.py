@@ -36,7 +36,11 @@ SLOW_EXEC_S = 0.05
 _NO_ROOM = ("No space left", "Disk quota exceeded", "File too large")
 
 # $1: the folder that the farm may fill, under the home if it is relative.
-_ROOT = 'cd && umask 077 && mkdir -p -- "$1" && cd -- "$1" && pwd'
+_ROOT = """
+command -v setsid >/dev/null || exit 3
+cd && umask 077 && mkdir -p -- "$1" && cd -- "$1" && pwd
+"""
+_NO_SETSID = 3
 
 # Ends the process $1 with its group and with everything that descends from it: dropbear gives a
 # command no group of its own.
@@ -91,18 +95,26 @@ class SshTransport(Transport):
         name = re.sub(r"[^A-Za-z0-9._-]", "-", device.name)
         wanted = device.option("root") or f".cache/farm/{name}"
         try:
-            made = self.run(script(_ROOT, wanted), timeout_s=COMMAND_S)
+            self.root = self._make_root(wanted)
         except BaseException:
             self.close()
             raise
+
+    def _make_root(self, wanted: str) -> PurePosixPath:
+        made = self.run(script(_ROOT, wanted), timeout_s=COMMAND_S)
+        if made.returncode == _NO_SETSID:
+            raise DeviceError(
+                "there is no setsid there",
+                device=self.device.name,
+                hint="install it: util-linux and busybox have one",
+            )
         if made.returncode or not made.stdout.startswith("/"):
-            self.close()
             raise ConnectError(
                 f"cannot make the folder {wanted!r} there: {made.stderr.strip()[:200]}",
-                device=device.name,
+                device=self.device.name,
                 hint="give a writable one in the inventory: root: /folder",
             )
-        self.root = PurePosixPath(made.stdout.rstrip("\n"))
+        return PurePosixPath(made.stdout.rstrip("\n"))
 
     @classmethod
     def check(cls, device: Device) -> None:
@@ -169,7 +181,7 @@ class SshTransport(Transport):
             raise DeviceError(
                 f"cannot start a process there: {complaint}",
                 device=self.device.name,
-                hint="the board needs setsid, as busybox and util-linux have it",
+                hint="check its free space and its process limits",
             )
         return ShellDetached(self, folder, device=self.device.name, listen=command.listen)
 
