@@ -20,7 +20,6 @@ from farm.plugins import (
     find_platform,
     find_runtime,
     find_suites,
-    find_transport,
     runtime_names,
 )
 from farm.policy import read_policy
@@ -143,7 +142,7 @@ def survey(inventory: Path, store: Path) -> dict[str, Any]:
                 "device": device.name,
                 "type": device.type,
                 "state": device.state,
-                "simulated": find_transport(device.address.scheme).simulated,
+                "simulated": device.simulated,
                 "location": device.location,
                 "owner": device.owner,
                 "holder": holders.get(device.name),

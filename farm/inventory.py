@@ -97,6 +97,7 @@ def _read_device(name: str, entry: Table) -> Device:
         state=entry.choice("state", DeviceState, default=DeviceState.ACTIVE),
         host=entry.text("host", default=kind.host or name),
         runtime=_read_runtime(entry, kind.runtime),
+        simulated=entry.flag("simulated", default=False) or kind.simulated,
         options=_read_options(entry, {name for driver in drivers for name in driver.options}),
     )
     try:

@@ -80,6 +80,7 @@ class Device:
         state: what the lab wants of it.
         host: what it shares processor time with; jobs on one host never overlap.
         runtime: what runs models there, unless a suite asks for certain runtimes.
+        simulated: whether its time is not real: a virtual device, or a board in an emulator.
         options: what its drivers want to know besides the address; may hold secrets.
     """
 
@@ -92,6 +93,7 @@ class Device:
     state: DeviceState = DeviceState.ACTIVE
     host: str = ""
     runtime: str = "ort_python"
+    simulated: bool = False
     options: tuple[tuple[str, str], ...] = field(default=(), repr=False)
 
     def option(self, name: str, default: str = "") -> str:

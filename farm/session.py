@@ -68,7 +68,7 @@ def open_session(device: Device, limits: Limits) -> Iterator[Session]:
                     transport=transport,
                     platform=platform,
                     watch=watch,
-                    simulated=find_transport(device.address.scheme).simulated,
+                    simulated=device.simulated or find_transport(device.address.scheme).simulated,
                     environment=(*platform.facts(), FARM_VERSION),
                     notes=notes,
                     limits=limits,
