@@ -32,6 +32,7 @@ MAX_REDONE = 0.2
 """How many blocks are done again at most, as a share of a job's blocks; later ones are kept."""
 
 EVIDENCE_LIMIT = 16 << 10
+MAX_OPERATORS = 6
 _SECRET_NAMES = re.compile(r"(TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|CREDENTIAL)", re.IGNORECASE)
 
 
@@ -111,6 +112,7 @@ def result_of(harvest: Harvest, outcome: Outcome, error: ErrorRecord | None) -> 
         notes=(
             *dict.fromkeys(map(_masked, harvest.notes)),
             *_disturbance(harvest),
+            *_operators(harvest),
             *filter(None, [harvest.unfit]),
         ),
         error=error,
@@ -166,6 +168,19 @@ def _placed(harvest: Harvest, arm: Arm) -> tuple[Measurement, ...]:
         "placement.time": placement.share_of_time(asked),
     }
     return tuple(Measurement(metric=m, unit="ratio", value=v) for m, v in shares.items())
+
+
+def _operators(harvest: Harvest) -> tuple[str, ...]:
+    """Where the nodes of each model ran and which operators took the time, for people."""
+    lines = []
+    names = {arm.arm: arm.name for arm in harvest.job.arms}
+    for arm, placement in harvest.placements.items():
+        nodes = ", ".join(f"{place.nodes} on {place.accelerator}" for place in placement.placed)
+        total_ns = sum(time_ns for _, time_ns in placement.operators) or 1.0
+        slowest = placement.operators[:MAX_OPERATORS]
+        times = ", ".join(f"{name} {100 * ns / total_ns:.0f} %" for name, ns in slowest)
+        lines.append(f"nodes: {names[arm]} has {nodes}; time in {times}")
+    return tuple(lines)
 
 
 def kept(error: FarmError, harvest: Harvest) -> ErrorRecord:

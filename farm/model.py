@@ -235,11 +235,12 @@ class Measure(StrEnum):
     ACCURACY = "accuracy"
     MEMORY = "memory"
     COLDSTART = "coldstart"
+    PLACEMENT = "placement"
     ENERGY = "energy"
 
 
-REPEATED = frozenset(Measure) - {Measure.ACCURACY}
-"""Families with one value per repeat; items are judged once."""
+REPEATED = frozenset(Measure) - {Measure.ACCURACY, Measure.PLACEMENT}
+"""Families with one value per repeat; items and nodes are looked at once."""
 
 
 class Arm(StrEnum):

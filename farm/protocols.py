@@ -13,7 +13,7 @@ from typing import ClassVar, Protocol
 
 from farm.errors import Evidence
 from farm.model import Artifact, Device, Load, Scenario, Workload
-from farm.record import Fact, Finding, Measured, Measurement, Output, Reading
+from farm.record import Fact, Finding, Measured, Measurement, Output, Placement, Reading
 from farm.shell import Completed, Shell, install
 
 
@@ -273,6 +273,15 @@ class Deployment(Protocol):
             WorkloadError: the model cannot run here.
         """
         return ()
+
+    def placement(self, load: Load) -> Placement | None:
+        """Where the nodes run, looked at once; None if the runtime cannot tell.
+
+        Raises:
+            WrongAccelerator: elsewhere than was asked for.
+            WorkloadError: the model cannot run here.
+        """
+        return None
 
     @abstractmethod
     def infer(self) -> tuple[Output, ...]:

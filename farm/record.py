@@ -181,7 +181,6 @@ class Measured:
         pace_ns: time of one turn of a fixed loop in the middle of the window, which tells whether
             others shared the processor; None if the runtime does not tell.
         facts: circumstances of this window, such as whether the warm-up settled.
-        placement: where the nodes ran, None if the runtime does not tell.
     """
 
     traces: tuple[Trace, ...]
@@ -189,7 +188,6 @@ class Measured:
     accelerator: str
     pace_ns: float | None = None
     facts: tuple[Fact, ...] = ()
-    placement: Placement | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

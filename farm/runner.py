@@ -44,6 +44,9 @@ RETRIES: dict[type[FarmError], int] = {InfraError: 2, DeviceError: 2, RuntimeCra
 A crash is no transient error, but once is not proof: the kernel may have killed the wrong process.
 """
 
+CPU = "cpu"
+"""The accelerator that nothing falls back from."""
+
 RepeatDone = Callable[[int, int], None]
 """Called after each repeat with how many are done and how many there are."""
 
@@ -138,6 +141,11 @@ def _deploy(runtime: Runtime, harvest: Harvest, arm: ArmModel) -> Deployment:
     job = harvest.job
     deployment = runtime.deploy(arm.artifact, job.workload, accelerator=job.accelerator)
     harvest.described[arm.arm] = deployment.prepare()
+    if job.accelerator != CPU or Measure.PLACEMENT in job.measures:
+        placement = deployment.placement(job.load)
+        if placement:
+            harvest.placements[arm.arm] = placement
+            harvest.ran.add(arm.arm)
     return deployment
 
 
@@ -168,8 +176,6 @@ def _repeat(session: Session, harvest: Harvest, slot: Slot, deployment: Deployme
     harvest.note_pace(measured.pace_ns)
     after = session.platform.sample()
     harvest.accelerator = measured.accelerator
-    if measured.placement:
-        harvest.placements[slot.arm] = measured.placement
     harvest.ran.add(slot.arm)
     return Repeat(
         arm=slot.arm,

@@ -3,10 +3,12 @@
     python3 loadgen.py SPEC      SPEC is a JSON object; results go to the working directory
     python3 loadgen.py --facts   prints versions and accelerators as JSON
 
-SPEC: `mode` (`measure`, `infer`), `model` (path), `inputs` (path of an .npz, or null for inputs
-seeded from the declared shapes), `dimensions` (sizes of free dimensions), `accelerator`, and for
-`measure` a `load`. Writes `result.json`; `measure` also `latency.npy`, int64 [2, n]: start on the
-monotonic clock and duration, both in ns; `infer` also `outputs.npz`, one array per output.
+SPEC: `mode` (`measure`, `infer`, `profile`), `model` (path), `inputs` (path of an .npz, or null for
+inputs seeded from the declared shapes), `dimensions` (sizes of free dimensions), `accelerator`
+(`tensorrt+cpu` lets the second run what the first cannot), and where wanted `load`, `cpus` (numbers
+of processors to stay on) and `ep_options` (for the first provider). Writes `result.json`; `measure`
+also `latency.npy`, int64 [2, n]: start on the monotonic clock and duration, both in ns; `infer`
+also `outputs.npz`, one array per output; `profile` also the runtime's own `profile.json`.
 
 The loop knows nothing of labels, scores or verdicts. Between the two readings of the clock there
 is the call of the model and nothing else.
@@ -30,20 +32,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np
 import numpy.typing as npt
-
-PROVIDERS = {
-    "cpu": "CPUExecutionProvider",
-    "cuda": "CUDAExecutionProvider",
-    "tensorrt": "TensorrtExecutionProvider",
-    "rocm": "ROCMExecutionProvider",
-    "openvino": "OpenVINOExecutionProvider",
-    "xnnpack": "XnnpackExecutionProvider",
-    "coreml": "CoreMLExecutionProvider",
-    "qnn": "QNNExecutionProvider",
-    "nnapi": "NnapiExecutionProvider",
-    "dml": "DmlExecutionProvider",
-    "acl": "ACLExecutionProvider",
-}
+import onnxruntime as ort
 
 DTYPES: dict[str, Any] = {
     "tensor(float)": np.float32,
@@ -56,19 +45,24 @@ DTYPES: dict[str, Any] = {
 SEED = 0
 MAX_MESSAGE = 300
 NO_ROOM = 28  # exit status when the device's disk is full: not the model's doing
+UNFIT = 30  # exit status when the device lacks what was asked for, such as a processor
 MAX_FEEDS = 64  # enough different inputs that no branch predictor learns them by heart
-WARMUP_WINDOW_NS = 25_000_000
-WARMUP_WINDOW_QUERIES = 10
+WARMUP = {"min_duration_ns": 25_000_000, "min_queries": 10}
 WARMUP_TOLERANCE = 0.02
-OVERHEAD_QUERIES = 2000
+OVERHEAD = {"min_duration_ns": 0, "min_queries": 2000, "max_duration_ns": 1_000_000_000}
+PROFILED = {"min_duration_ns": 0, "min_queries": 20, "max_duration_ns": 200_000_000}
 PACE_CHUNKS = 20
 PACE_TURNS = 500
 PACE_PAUSE_S = 0.02
 MAX_PACE = 1.2  # slower than this, somebody else computes
 PATIENCE_S = 1.0
 
-Run = Callable[[Sequence[str], Mapping[str, Any]], Any]
+Names = Sequence[str]
 Feed = Mapping[str, npt.NDArray[Any]]
+Feeds = Sequence[Feed]
+Run = Callable[[Names, Feed], Any]
+Samples = npt.NDArray[np.int64]
+Spec = Mapping[str, Any]
 
 
 class WorkloadProblem(Exception):
@@ -80,14 +74,9 @@ class WorkloadProblem(Exception):
 
 
 def timed_loop(
-    run: Run,
-    names: Sequence[str],
-    feeds: Sequence[Feed],
-    *,
-    min_duration_ns: int,
-    min_queries: int,
+    run: Run, names: Names, feeds: Feeds, *, min_duration_ns: int, min_queries: int,
     max_duration_ns: int,
-) -> npt.NDArray[np.int64]:
+) -> Samples:  # fmt: skip
     """One query at a time, each as soon as the last is done. Returns [2, n]: start, duration in ns.
 
     Ends when both minima are reached, or at the maximum whatever was reached. The garbage
@@ -117,30 +106,15 @@ def timed_loop(
 
 def loop_overhead_ns() -> float:
     """What the loop itself adds to a query: the median over a model that does nothing."""
-    null = timed_loop(
-        lambda names, feed: None,
-        [],
-        [{}],
-        min_duration_ns=0,
-        min_queries=OVERHEAD_QUERIES,
-        max_duration_ns=1_000_000_000,
-    )
-    return float(np.median(null[1]))
+    return float(np.median(timed_loop(lambda names, feed: None, [], [{}], **OVERHEAD)[1]))
 
 
-def warm_up(run: Run, names: Sequence[str], feeds: Sequence[Feed], limit_ns: int) -> bool:
+def warm_up(run: Run, names: Names, feeds: Feeds, limit_ns: int) -> bool:
     """Run until the medians of two adjacent windows agree; False if they never did in time."""
     deadline = time.perf_counter_ns() + limit_ns
     previous = None
     while time.perf_counter_ns() < deadline:
-        window = timed_loop(
-            run,
-            names,
-            feeds,
-            min_duration_ns=WARMUP_WINDOW_NS,
-            min_queries=WARMUP_WINDOW_QUERIES,
-            max_duration_ns=limit_ns,
-        )
+        window = timed_loop(run, names, feeds, **WARMUP, max_duration_ns=limit_ns)
         median = float(np.median(window[1]))
         if previous is not None and abs(median - previous) <= WARMUP_TOLERANCE * previous:
             return True
@@ -148,31 +122,44 @@ def warm_up(run: Run, names: Sequence[str], feeds: Sequence[Feed], limit_ns: int
     return False
 
 
-def open_session(spec: Mapping[str, Any]) -> Any:
-    """Load the model on the accelerator that was asked for, or refuse."""
-    import onnxruntime as ort
+def accelerators() -> dict[str, str]:
+    """Execution providers by their short names; Azure's runs models elsewhere, over a network."""
+    there = {p.removesuffix("ExecutionProvider").lower(): p for p in ort.get_available_providers()}
+    there.pop("azure", None)
+    return there
 
-    asked = spec["accelerator"]
-    provider = PROVIDERS.get(asked)
-    available = [name for name, p in PROVIDERS.items() if p in ort.get_available_providers()]
-    if provider not in ort.get_available_providers():
-        raise WorkloadProblem(
-            "wrong_accelerator", f"asked for {asked}, the runtime here has {', '.join(available)}"
-        )
+
+def session_options(spec: Spec) -> Any:
+    """One thread unless told otherwise, and no quiet change of accelerator."""
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = spec.get("load", {}).get("threads", 1)
     options.inter_op_num_threads = 1
-    if asked != "cpu":  # without this onnxruntime quietly runs what it cannot place on the CPU
+    options.enable_profiling = spec.get("mode") == "profile"
+    options.profile_file_prefix = "profile"
+    if "cpu" not in spec["accelerator"].split("+"):
+        # Without this onnxruntime quietly runs what it cannot place on the CPU.
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    return options
+
+
+def open_session(spec: Spec) -> Any:
+    """Load the model on the accelerator that was asked for, or refuse."""
+    asked, there = spec["accelerator"], accelerators()
+    names = asked.split("+")
+    if not set(names) <= set(there):
+        message = f"asked for {asked}, the runtime here has {', '.join(there)}"
+        raise WorkloadProblem("wrong_accelerator", message)
+    settings = [spec.get("ep_options", {}), *({} for _ in names[1:])]
+    providers = list(zip((there[name] for name in names), settings, strict=True))
     try:
-        session = ort.InferenceSession(spec["model"], options, providers=[provider])
+        session = ort.InferenceSession(spec["model"], session_options(spec), providers=providers)
     except Exception as error:
-        code = "wrong_accelerator" if "fallback" in str(error) else "unsupported_model"
         message = short(error).replace(spec["model"], "the model")
+        elsewhere = asked != "cpu" and "fallback" in message
+        code = "wrong_accelerator" if elsewhere else "unsupported_model"
         raise WorkloadProblem(code, message) from error
-    if session.get_providers()[0] != provider:
-        got = ", ".join(session.get_providers())
+    if (got := session.get_providers()[0]) != there[names[0]]:
         raise WorkloadProblem("wrong_accelerator", f"asked for {asked}, got {got}")
     return session
 
@@ -186,14 +173,17 @@ def seeded_feed(session: Any, dimensions: Mapping[str, int]) -> Feed:
     feed = {}
     for declared in session.get_inputs():
         if declared.type not in DTYPES:
-            raise WorkloadProblem(
-                "deploy_failed", f"input '{declared.name}' of type {declared.type} needs a workload"
-            )
+            message = f"input '{declared.name}' of type {declared.type} needs a workload"
+            raise WorkloadProblem("deploy_failed", message)
         shape = [size_of(declared, axis, dimensions) for axis in range(len(declared.shape))]
         dtype = np.dtype(DTYPES[declared.type])
-        # Whole numbers are 0 or 1: valid as pixels, as flags and as indices into any table.
-        drawn = rng.standard_normal(shape) if dtype.kind == "f" else rng.integers(0, 2, shape)
-        feed[declared.name] = np.asarray(drawn, dtype)
+        try:
+            # Whole numbers are 0 or 1: valid as pixels, as flags and as indices into any table.
+            drawn = rng.standard_normal(shape) if dtype.kind == "f" else rng.integers(0, 2, shape)
+            feed[declared.name] = np.asarray(drawn, dtype)
+        except (MemoryError, ValueError) as error:
+            message = f"input '{declared.name}' is too big: {short(error)}"
+            raise WorkloadProblem("deploy_failed", message) from error
     return feed
 
 
@@ -206,42 +196,37 @@ def size_of(declared: Any, axis: int, dimensions: Mapping[str, int]) -> int:
         return dimensions[size]
     if axis == 0:
         return 1
+    what = f"the free dimension '{size}'; give its size: --shape {size}=N"
     if not isinstance(size, str):
-        raise WorkloadProblem(
-            "deploy_failed",
-            f"input '{declared.name}' has a free dimension without a name: it needs a workload",
-        )
-    raise WorkloadProblem(
-        "deploy_failed",
-        f"input '{declared.name}' has the free dimension '{size}'; give its size: --shape {size}=N",
-    )
+        what = "a free dimension without a name: it needs a workload"
+    raise WorkloadProblem("deploy_failed", f"input '{declared.name}' has {what}")
 
 
 def read_feeds(session: Any, path: str) -> Iterator[Feed]:
     """Every item of the workload, one at a time, as the model's inputs."""
     with np.load(path, allow_pickle=False) as arrays:
         inputs = {name: arrays[name] for name in arrays.files}
-    declared = {entry.name for entry in session.get_inputs()}
-    if declared != set(inputs):
-        raise WorkloadProblem(
-            "deploy_failed",
-            f"the model takes {', '.join(sorted(declared))}; "
-            f"the workload has {', '.join(sorted(inputs))}",
-        )
+    taken, given = sorted(entry.name for entry in session.get_inputs()), sorted(inputs)
+    if taken != given:
+        message = f"the model takes {', '.join(taken)}; the workload has {', '.join(given)}"
+        raise WorkloadProblem("deploy_failed", message)
     for index in range(len(next(iter(inputs.values())))):
         yield {name: values[index : index + 1] for name, values in inputs.items()}
 
 
-def run_once(session: Any, names: Sequence[str], feed: Feed) -> list[npt.NDArray[Any]]:
-    """One inference, with the runtime's complaint as a problem of the workload."""
+def run_once(session: Any, names: Names, feed: Feed) -> tuple[list[npt.NDArray[Any]], int]:
+    """One inference, and how long it took in ns; its outputs must be usable."""
+    start = time.perf_counter_ns()
     try:
-        outputs: list[npt.NDArray[Any]] = session.run(names, feed)
+        outputs = session.run(names, feed)
     except Exception as error:
         raise WorkloadProblem("deploy_failed", short(error)) from error
-    return outputs
+    took = time.perf_counter_ns() - start
+    refuse_bad_numbers(names, outputs)
+    return outputs, took
 
 
-def refuse_bad_numbers(names: Sequence[str], outputs: Sequence[npt.NDArray[Any]]) -> None:
+def refuse_bad_numbers(names: Names, outputs: Sequence[npt.NDArray[Any]]) -> None:
     """A model that answers NaN is not fast, it is broken."""
     for name, values in zip(names, outputs, strict=True):
         if not isinstance(values, np.ndarray) or values.dtype.kind not in "fiub":
@@ -265,9 +250,7 @@ def pace_ns() -> float:
     return float(np.median(turns))
 
 
-def timed_window(
-    run: Run, names: Sequence[str], feeds: Sequence[Feed], load: Mapping[str, Any]
-) -> tuple[npt.NDArray[np.int64], float]:
+def timed_window(run: Run, names: Names, feeds: Feeds, load: Spec) -> tuple[Samples, float]:
     """One window in two halves, and the pace between them.
 
     A disturbance long enough to move the median lasts over half of the window, so it is there in
@@ -285,12 +268,8 @@ def timed_window(
 
 
 def quiet_window(
-    run: Run,
-    names: Sequence[str],
-    feeds: Sequence[Feed],
-    load: Mapping[str, Any],
-    quiet_ns: float | None,
-) -> tuple[npt.NDArray[np.int64], float]:
+    run: Run, names: Names, feeds: Feeds, load: Spec, quiet_ns: float | None
+) -> tuple[Samples, float]:
     """A window at the pace that this processor has when nobody disturbs it, if one can be had.
 
     Waiting and trying again go by the pace of the fixed loop, never by what was measured. After
@@ -305,18 +284,22 @@ def quiet_window(
             return samples, pace
 
 
-def measure(session: Any, names: Sequence[str], spec: Mapping[str, Any]) -> dict[str, Any]:
-    """Warm up, time, and keep every sample."""
-    load = spec["load"]
+def make_feeds(session: Any, spec: Spec) -> list[Feed]:
+    """What is run in turn: the first items of the workload, or one seeded input."""
     if spec["inputs"]:
-        feeds = list(itertools.islice(read_feeds(session, spec["inputs"]), MAX_FEEDS))
-    else:
-        feeds = [seeded_feed(session, spec["dimensions"])]
-    refuse_bad_numbers(names, run_once(session, names, feeds[0]))
+        return list(itertools.islice(read_feeds(session, spec["inputs"]), MAX_FEEDS))
+    return [seeded_feed(session, spec["dimensions"])]
+
+
+def measure(session: Any, names: Names, spec: Spec) -> dict[str, Any]:
+    """Warm up, time, and keep every sample."""
+    load, feeds = spec["load"], make_feeds(session, spec)
+    _, first_ns = run_once(session, names, feeds[0])
     settled = warm_up(session.run, names, feeds, int(load["warmup_s"] * 1e9))
     samples, pace = quiet_window(session.run, names, feeds, load, spec.get("quiet_pace_ns"))
     np.save("latency.npy", samples)
     return {
+        "first_ns": first_ns,
         "pace_ns": pace,
         "facts": {
             "warmup_settled": settled,
@@ -326,12 +309,22 @@ def measure(session: Any, names: Sequence[str], spec: Mapping[str, Any]) -> dict
     }
 
 
-def infer(session: Any, names: Sequence[str], spec: Mapping[str, Any]) -> dict[str, Any]:
+def profile(session: Any, names: Names, spec: Spec) -> dict[str, Any]:
+    """A few inferences under the runtime's own profiler, which tells where every node ran."""
+    feeds = make_feeds(session, spec)
+    run_once(session, names, feeds[0])
+    timed_loop(session.run, names, feeds, **PROFILED)
+    os.rename(session.end_profiling(), "profile.json")
+    return {}
+
+
+def infer(session: Any, names: Names, spec: Spec) -> dict[str, Any]:
     """Run every item once and keep every output, items on the first axis."""
-    rows = [run_once(session, names, feed) for feed in read_feeds(session, spec["inputs"])]
-    for row in rows:
-        refuse_bad_numbers(names, row)
-    columns = [np.concatenate(column) for column in zip(*rows, strict=True)]
+    rows = [run_once(session, names, feed)[0] for feed in read_feeds(session, spec["inputs"])]
+    try:
+        columns = [np.concatenate(column) for column in zip(*rows, strict=True)]
+    except ValueError as error:
+        raise WorkloadProblem("wrong_output", short(error)) from error
     np.savez("outputs.npz", **dict(zip(names, columns, strict=True)))  # type: ignore[arg-type]
     return {}
 
@@ -353,30 +346,33 @@ def short(error: BaseException) -> str:
 
 def facts() -> dict[str, Any]:
     """Versions, and the accelerators that the runtime was built with."""
-    import onnxruntime as ort
-
-    available = ort.get_available_providers()
-    return {
-        "onnxruntime": ort.__version__,
-        "numpy": np.__version__,
-        "python": sys.version.split()[0],
-        "accelerators": ",".join(n for n, p in PROVIDERS.items() if p in available),
-    }
+    versions = {"onnxruntime": ort.__version__, "numpy": np.__version__}
+    python = sys.version.split()[0]
+    return {**versions, "python": python, "accelerators": ",".join(accelerators())}
 
 
-def execute(spec: Mapping[str, Any]) -> dict[str, Any]:
+def execute(spec: Spec) -> dict[str, Any]:
     """Do what the spec says; the result is a JSON object, with `error` if the model is at fault."""
+    modes = {"measure": measure, "infer": infer, "profile": profile}
     try:
+        start = time.perf_counter_ns()
         session = open_session(spec)
+        load_ns = time.perf_counter_ns() - start
         names = [output.name for output in session.get_outputs()]
-        result = (measure if spec["mode"] == "measure" else infer)(session, names, spec)
+        result = modes[spec["mode"]](session, names, spec)
     except WorkloadProblem as problem:
         return {"error": {"code": problem.code, "message": str(problem)}}
-    return {
-        **result,
-        "accelerator": spec["accelerator"],
-        "peak_rss_bytes": peak_rss_bytes(),
-    }
+    known = {"accelerator": spec["accelerator"], "peak_rss_bytes": peak_rss_bytes()}
+    return {**result, **known, "load_ns": load_ns}
+
+
+def pin_to(cpus: Sequence[int]) -> None:
+    """Stay on these processors, before the runtime starts a thread."""
+    try:
+        os.sched_setaffinity(0, cpus)
+    except (OSError, ValueError, OverflowError) as error:
+        print(f"cannot run on processors {list(cpus)}: {error}", file=sys.stderr)
+        sys.exit(UNFIT)
 
 
 def main() -> None:
@@ -384,8 +380,11 @@ def main() -> None:
     if sys.argv[1:] == ["--facts"]:
         print(json.dumps(facts()))
         return
+    spec = json.loads(sys.argv[1])
+    if spec.get("cpus"):
+        pin_to(spec["cpus"])
     try:
-        result = execute(json.loads(sys.argv[1]))
+        result = execute(spec)
         with open("result.json", "w") as file:
             json.dump(result, file)
     except OSError as error:

@@ -22,7 +22,8 @@ POLL_S = 1.0
 OUTAGE_S = 90.0
 """How long a board may be out of reach while something runs on it."""
 
-_BOOT = "$(cat /proc/sys/kernel/random/boot_id 2>/dev/null)"
+# A virtual board has a tree of its own for what a device tells of itself.
+_BOOT = '$(cat "${FARM_TREE}/proc/sys/kernel/random/boot_id" 2>/dev/null)'
 
 # $1: folder, then the command; file 3 hears `started` once anybody can find the run.
 _SUPERVISE = f"""

@@ -7,6 +7,7 @@ complaints and its crashes. Only times, memory and heat come from the physics.
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import zlib
@@ -24,6 +25,10 @@ from farm.model import Address, Device
 from farm.protocols import Clock
 
 INFER_LIMIT_S = 600
+LOAD_UNITS, LOAD_UNITS_PER_BYTE = 2000.0, 0.1
+"""To load a model is this much work, in the units of `cost`."""
+COLD_FACTOR = 3.0
+"""The first inference of a process takes so many times longer."""
 FAULTS = ("disconnect", "hang", "corrupt", "reboot", "throttle")
 
 
@@ -92,7 +97,11 @@ class VirtualDevice:
         self.body = Body(profile, temperature_c=profile.ambient_c + 4)
         self.clock = VirtualClock()
         self.clock.on_sleep = lambda duration_s: self.body.pass_time(duration_s, profile.idle_w)
-        self._noise = Noise(profile, zlib.crc32(f"{self.name} {self.seed} {self.boots}".encode()))
+        seed = zlib.crc32(
+            f"{self.name} {self.seed} {self.boots}".encode("utf-8", "backslashreplace")
+        )
+        self._noise = Noise(profile, seed)
+        self._cold_noise = Noise(profile, seed ^ 1)
 
     @property
     def boot_id(self) -> str:
@@ -107,12 +116,17 @@ class VirtualDevice:
         """
         profile = self.profile
         self.clock.sleep(profile.link_s + bytes_moved / profile.link_bytes_per_s)
-        if self._due("operation", "disconnect"):
+        if self.due("operation", "disconnect"):
             raise ConnectionLost("the link broke (scripted fault)", device=self.name)
+
+    def due(self, counter: str, kind: str) -> bool:
+        """Count one of what a fault waits for; whether it strikes now."""
+        self._counts[counter] += 1
+        return self._due_now(counter, kind)
 
     def receive(self, path: Path) -> None:
         """A file has arrived; a scripted corruption flips one bit of it."""
-        if self._due("push", "corrupt"):
+        if self.due("push", "corrupt"):
             data = bytearray(path.read_bytes())
             data[len(data) // 2] ^= 1
             path.write_bytes(data)
@@ -130,21 +144,40 @@ class VirtualDevice:
                 stderr=real.stderr,
                 duration_s=self.profile.start_s,
             )
+        busy_s = self._in_our_time(spec, folder, result)
+        result["peak_rss_bytes"] = self._peak_rss(Path(spec["model"]))
+        result_path.write_text(json.dumps(result))
+        self.body.pass_time(busy_s, self.profile.busy_w)
+        duration_s = self.profile.start_s + busy_s
+        return Ran(returncode=0, stdout="", stderr="", duration_s=duration_s)
+
+    def _in_our_time(self, spec: dict[str, Any], folder: Path, result: dict[str, Any]) -> float:
+        """Put physics in the place of every time that was really measured.
+
+        Returns:
+            How long the run took here, in seconds.
+        """
+        model = Path(spec["model"])
+        query_s = work_units(model) * self.profile.seconds_per_unit
+        level, busy_s = 1.0, query_s
         if spec["mode"] == "measure":
             durations = self._latencies(spec)
+            level = self.truth[-1].level
             starts = self.clock.now_ns() + np.cumsum(durations) - durations
             np.save(folder / "latency.npy", np.stack([starts, durations]))
             result["pace_ns"] = None  # nobody else computes there
             result["facts"] |= {"warmup_settled": True, "loop_overhead_ns": 0.0}
-            result["peak_rss_bytes"] = self._peak_rss(Path(spec["model"]))
-            result_path.write_text(json.dumps(result))
             busy_s = float(durations.sum()) / 1e9 + spec["load"]["warmup_s"]
+        elif spec["mode"] == "infer":
+            busy_s = _items(folder / "outputs.npz") * query_s
         else:
-            items = _items(folder / "outputs.npz")
-            busy_s = items * work_units(Path(spec["model"])) * self.profile.seconds_per_unit
-        self.body.pass_time(busy_s, self.profile.busy_w)
-        duration_s = self.profile.start_s + busy_s
-        return Ran(returncode=0, stdout="", stderr="", duration_s=duration_s)
+            _retime(folder / "profile.json", query_s)
+        load_units = LOAD_UNITS + LOAD_UNITS_PER_BYTE * model.stat().st_size
+        first, load = 1e9 * level * self._cold_noise.spread(2)
+        result["load_ns"] = round(load * load_units * self.profile.seconds_per_unit)
+        if "first_ns" in result:
+            result["first_ns"] = round(first * COLD_FACTOR * query_s)
+        return busy_s
 
     def hangs(self) -> bool:
         """Whether the process that was just started never ends."""
@@ -200,10 +233,6 @@ class VirtualDevice:
     def _throttle_is_scripted(self) -> bool:
         return any(kind == "throttle" and self._counts["start"] >= at for kind, at in self._faults)
 
-    def _due(self, counter: str, kind: str) -> bool:
-        self._counts[counter] += 1
-        return self._due_now(counter, kind)
-
     def _due_now(self, counter: str, kind: str) -> bool:
         return (kind, self._counts[counter]) in self._faults
 
@@ -250,6 +279,23 @@ def read_faults(address: Address) -> tuple[tuple[str, int], ...]:
             )
         faults.append((kind, int(at)))
     return tuple(faults)
+
+
+def _retime(profile: Path, query_s: float) -> None:
+    """Scale the times in a runtime's profile: an inference takes as long as it does here.
+
+    The shares of the nodes are those of the controller, whose first inference does not count.
+    """
+    text = profile.read_text(errors="surrogateescape")
+    runs_us = [int(us) for us in re.findall(r'"dur" :(\d+).*"name" :"model_run"', text)]
+    really_us = float(np.mean(runs_us[1:] or runs_us or [1]))
+    factor = 1e6 * query_s / max(1.0, really_us)
+
+    def scaled(found: re.Match[str]) -> str:
+        return f"{found[1]}{round(factor * int(found[2]))}"
+
+    text = re.sub(r'("(?:ts|dur)" :)(\d+)', scaled, text)
+    profile.write_text(text, errors="surrogateescape")
 
 
 def _items(outputs: Path) -> int:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path, PurePosixPath
@@ -69,23 +71,28 @@ class VirtualTransport(Transport):
         """Run a command really, and let the link take its time."""
         self.unit.operate()
         command = (sys.executable, *argv[1:]) if argv[0] == PYTHON else argv
+        pipe = subprocess.PIPE
         try:
-            done = subprocess.run(
+            process = subprocess.Popen(
                 command,
-                input=stdin,
-                capture_output=True,
-                timeout=timeout_s,
+                stdin=pipe,
+                stdout=pipe,
+                stderr=pipe,
                 cwd=cwd or self.root,
-                check=False,
+                start_new_session=True,
             )
-        except subprocess.TimeoutExpired:
-            raise CommandTimeout(f"'{argv[0]}' did not end within {timeout_s:g} s") from None
         except OSError as error:
             return Completed(returncode=127, stdout="", stderr=str(error), elapsed_s=0.0)
+        with process:
+            try:
+                stdout, stderr = process.communicate(stdin, timeout_s)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                raise CommandTimeout(f"'{argv[0]}' did not end within {timeout_s:g} s") from None
         return Completed(
-            returncode=done.returncode,
-            stdout=done.stdout.decode(errors="replace"),
-            stderr=done.stderr.decode(errors="replace"),
+            returncode=process.returncode,
+            stdout=stdout.decode(errors="replace"),
+            stderr=stderr.decode(errors="replace"),
             elapsed_s=self.unit.profile.link_s,
         )
 
@@ -95,7 +102,8 @@ class VirtualTransport(Transport):
         try:
             shutil.copyfile(source, target)
         except OSError as error:
-            raise OutOfSpace(f"cannot write {str(target)!r}: {error.strerror}") from error
+            kind = OutOfSpace if error.errno in (errno.ENOSPC, errno.EDQUOT) else InfraError
+            raise kind(f"cannot write {str(target)!r}: {error.strerror}") from error
         self.unit.receive(Path(target))
 
     def pull(self, source: PurePosixPath, target: Path) -> None:

@@ -29,7 +29,8 @@ from farm.testing.probes import (
 
 MAX_OUTPUT = 1 << 20
 """Nobody brings home more of what a process printed."""
-UNTIL_GO = f"while [ ! -e go ]; do {PAUSE}; done"
+UNTIL_GO = f"n=0; while [ ! -e go ] && [ $n -lt 600 ]; do n=$((n+1)); {PAUSE}; done"
+"""Waits for a file, but not for ever: a test that fails leaves nothing running."""
 
 
 class ProcessContract:
