@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
@@ -17,6 +18,26 @@ from urllib.parse import parse_qsl, urlsplit
 from farm.errors import ConfigError
 
 CHUNK_BYTES = 1 << 20
+
+
+MAX_CORES = 1024
+_CORES = re.compile(r"(\d{1,4})(?:-(\d{1,4}))?", re.ASCII)
+
+
+def read_cores(text: str) -> tuple[int, ...]:
+    """Cores as people and the kernel list them: `0-3,6`, or `0 1 2 3 6`.
+
+    Raises:
+        ValueError: the text is no such list.
+    """
+    found: set[int] = set()
+    for part in text.replace(",", " ").split():
+        run = _CORES.fullmatch(part)
+        cores = range(int(run[1]), int(run[2] or run[1]) + 1) if run else range(0)
+        if not cores or cores[-1] >= MAX_CORES:
+            raise ValueError(f"no list of cores: {text!r}")
+        found.update(cores)
+    return tuple(sorted(found))
 
 
 class DeviceState(StrEnum):
@@ -99,6 +120,25 @@ class Device:
     def option(self, name: str, default: str = "") -> str:
         """What the inventory says of an option, beside the address or inside it."""
         return dict(self.options).get(name) or self.address.option(name, default)
+
+    def cpus(self) -> tuple[int, ...]:
+        """The cores that models shall run on, from the option `cpus`; empty for all.
+
+        Raises:
+            ConfigError: it is no list of cores.
+        """
+        text = self.option("cpus")
+        try:
+            cores = read_cores(text)
+        except ValueError:
+            cores = ()
+        if text and not cores:
+            raise ConfigError(
+                f"cpus '{text}' is no list of cores",
+                device=self.name,
+                hint="write for example 'cpus: 4-7' or 'cpus: 0,2'",
+            )
+        return cores
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from farm.model import Arm, ArmModel, Canary, Candidate, Device, DeviceState, Job, Measure, Workload
-from farm.plugins import find_runtime
+from farm.plugins import find_runtime, find_transport
 from farm.record import Skip
 from farm.suite import Suite
 
@@ -81,6 +81,11 @@ def _jobs(
     rounds: int,
 ) -> Iterator[Job | Skip]:
     kind = find_runtime(runtime)
+    virtual = find_transport(device.address.scheme)
+    if virtual.simulated and runtime != virtual.runtime:
+        reason = f"{runtime} would measure the controller: this device is simulated"
+        yield Skip(device=device.name, what=runtime, reason=reason)
+        return
     if suite.load.scenario not in kind.scenarios:
         reason = f"{runtime} cannot produce {suite.load.scenario}"
         yield Skip(device=device.name, what=runtime, reason=reason)

@@ -7,8 +7,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from drivers.platforms.linux_readings import FIND_PI, read_pi_bits
-from drivers.platforms.linux_told import Pairs, read_cores, write_cores
+from drivers.platforms.linux_told import Pairs, write_cores
 from farm.errors import one_line
+from farm.model import read_cores
 from farm.record import Fact
 
 MAX_CHARACTERS = 200

@@ -6,7 +6,8 @@ import re
 from contextlib import suppress
 
 from drivers.platforms.linux_readings import SAMPLE, Look, read_look
-from drivers.platforms.linux_told import Pairs, read_cores, write_cores
+from drivers.platforms.linux_told import Pairs, write_cores
+from farm.model import read_cores
 from farm.protocols import Limits
 from farm.record import Finding
 

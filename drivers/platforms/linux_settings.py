@@ -8,10 +8,9 @@ gone by themselves: a file of another boot is only removed.
 from __future__ import annotations
 
 import re
-from contextlib import suppress
 from dataclasses import dataclass
 
-from drivers.platforms.linux_told import BEGAN, GET, read_cores
+from drivers.platforms.linux_told import BEGAN, GET
 from farm.errors import ConfigError
 from farm.model import Device
 
@@ -172,16 +171,8 @@ def read_settings(device: Device) -> Settings:
     if not re.fullmatch(r"[a-z_]*", governor):
         raise ConfigError(f"governor '{governor}' is no word", hint="write governor: performance")
     if not re.fullmatch(r"([1-9][0-9]{3,8})?", max_khz):
-        raise ConfigError(f"max_khz '{max_khz}' is no frequency", hint="write max_khz: '1800000'")
-    cores: tuple[int, ...] = ()
-    if text := device.option("cpus"):
-        with suppress(ValueError):
-            cores = read_cores(text) if re.fullmatch(r"[0-9, -]+", text) else ()
-        if not cores:
-            raise ConfigError(
-                f"cpus '{text}' is no list of cores", hint="write cpus: '2-3' or '0,2'"
-            )
-    return Settings(governor=governor, max_khz=max_khz, cores=cores)
+        raise ConfigError(f"max_khz '{max_khz}' is no frequency", hint="write max_khz: 1800000")
+    return Settings(governor=governor, max_khz=max_khz, cores=device.cpus())
 
 
 def prepared_lines(settings: Settings, told: str) -> tuple[str, ...]:

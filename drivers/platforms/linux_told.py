@@ -7,7 +7,6 @@ device sets: that is how a tree of files plays a board. Processes and time are a
 from __future__ import annotations
 
 import math
-import re
 
 Pairs = list[tuple[str, str]]
 """Names and values in the order told; a name may come again."""
@@ -48,21 +47,6 @@ def read_number(text: str) -> float | None:
     except ValueError:
         return None
     return value if math.isfinite(value) else None
-
-
-def read_cores(text: str) -> tuple[int, ...]:
-    """Cores as the kernel lists them: `0-3,6`, or `0 1 2 3 6`.
-
-    Raises:
-        ValueError: the text is no such list.
-    """
-    found: set[int] = set()
-    for part in text.replace(",", " ").split():
-        run = re.fullmatch(r"(\d{1,4})(?:-(\d{1,4}))?", part)
-        if not run:
-            raise ValueError(f"no list of cores: {text!r}")
-        found.update(range(int(run[1]), int(run[2] or run[1]) + 1))
-    return tuple(sorted(found))
 
 
 def write_cores(cores: tuple[int, ...]) -> str:

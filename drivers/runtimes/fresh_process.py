@@ -64,6 +64,7 @@ def run_to_its_end(
     """
     folder = transport.root / "runs" / uuid.uuid4().hex
     process = transport.start(command, folder=folder)
+    done: Completed | None = None
     try:
         done = process.wait(limit_s)
         with tempfile.TemporaryDirectory(prefix="farm-") as local:
@@ -78,12 +79,13 @@ def run_to_its_end(
             _refuse_result(result, accelerator, done)
             yield Ran(result=result, fetch=fetch)
     finally:
-        _clean(transport, process, str(folder))
+        _clean(transport, None if done else process, str(folder))
 
 
-def _clean(transport: Transport, process: Detached, folder: str) -> None:
+def _clean(transport: Transport, running: Detached | None, folder: str) -> None:
     try:
-        process.kill()
+        if running:
+            running.kill()
         transport.run(("rm", "-rf", folder), timeout_s=CLEAN_S)
     except InfraError:
         pass  # the device is gone; the next session sweeps

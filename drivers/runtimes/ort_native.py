@@ -11,7 +11,7 @@ from typing import ClassVar
 import numpy as np
 
 from drivers.runtimes.compiled_models import RECIPES, CompiledModel, Recipe
-from drivers.runtimes.device_options import read_cpus, read_provider_options
+from drivers.runtimes.device_options import read_provider_options
 from drivers.runtimes.fresh_process import Ran, run_to_its_end
 from drivers.runtimes.native_build import build_runner
 from drivers.runtimes.ort_deployment import OrtDeployment
@@ -133,7 +133,7 @@ class OrtNative(Runtime):
         settings = _Settings(
             model=install(model),
             accelerator=accelerator,
-            cpus=read_cpus(device),
+            cpus=device.cpus(),
             inputs=tuple((entry.name, str(install(entry.data)), entry.form) for entry in raw),
             dimensions=() if raw else workload.dimensions,
             provider_options=read_provider_options(device),

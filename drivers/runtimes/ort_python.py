@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
-from drivers.runtimes.device_options import read_cpus, read_provider_options
+from drivers.runtimes.device_options import read_provider_options
 from drivers.runtimes.fresh_process import Ran
 from drivers.runtimes.ort_deployment import START_S, OrtDeployment
 from farm.errors import DeviceError, Evidence
@@ -24,27 +24,29 @@ PYTHON = "python3"
 class OrtPython(Runtime):
     """Runs ONNX models where Python, numpy and onnxruntime are installed.
 
-    Options of the device: `cpus` (`4-7`), the processors to stay on; `ep_options`
-    (`device_id=0 other=1`), for the execution provider that is asked for first.
+    Options of the device: `python`, the interpreter there if it is not `python3`; `cpus` (`4-7`),
+    the processors to stay on; `ep_options` (`device_id=0 other=1`), for the execution provider
+    that is asked for first.
     """
 
-    options: ClassVar[tuple[str, ...]] = ("cpus", "ep_options")
+    options: ClassVar[tuple[str, ...]] = ("python", "cpus", "ep_options")
     formats: ClassVar[tuple[str, ...]] = ("onnx",)
     scenarios: ClassVar[tuple[Scenario, ...]] = (Scenario.SINGLE_STREAM,)
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
+        self._python = transport.device.option("python", PYTHON)
 
     def facts(self) -> tuple[Fact, ...]:
         """Versions of onnxruntime, numpy and Python, and `accelerators`, comma-separated."""
         loadgen = self._transport.install(Artifact.of(LOADGEN))
-        done = self._transport.run((PYTHON, str(loadgen), "--facts"), timeout_s=START_S)
+        done = self._transport.run((self._python, str(loadgen), "--facts"), timeout_s=START_S)
         try:
             found = json.loads(done.stdout.splitlines()[-1])
         except (IndexError, json.JSONDecodeError):
             raise DeviceError(
                 "Python with numpy and onnxruntime does not run there",
-                hint="install them on the device: pip install onnxruntime",
+                hint="pip install onnxruntime there, or name its interpreter with 'python:'",
                 evidence=[Evidence(name="stderr", text=done.stderr)],
             ) from None
         return tuple(Fact(name=name, value=str(value)) for name, value in found.items())
@@ -58,21 +60,22 @@ class OrtPython(Runtime):
             "dimensions": dict(workload.dimensions),
             "accelerator": accelerator,
         }
-        if cpus := read_cpus(device):
+        if cpus := device.cpus():
             spec["cpus"] = cpus
         if options := read_provider_options(device):
             spec["ep_options"] = options
-        return _PythonDeployment(self._transport, loadgen=install(Artifact.of(LOADGEN)), spec=spec)
+        program = (self._python, str(install(Artifact.of(LOADGEN))))
+        return _PythonDeployment(self._transport, program=program, spec=spec)
 
 
 class _PythonDeployment(OrtDeployment):
     def __init__(
-        self, transport: Transport, *, loadgen: PurePosixPath, spec: dict[str, Any]
+        self, transport: Transport, *, program: tuple[str, str], spec: dict[str, Any]
     ) -> None:
         super().__init__(
             transport, accelerator=spec["accelerator"], has_items=spec["inputs"] is not None
         )
-        self._loadgen = loadgen
+        self._program = program
         self._spec = spec
 
     def _command(
@@ -81,7 +84,7 @@ class _PythonDeployment(OrtDeployment):
         spec: dict[str, Any] = {**self._spec, "mode": mode}
         if mode != "infer":
             spec |= {"load": asdict(load), "quiet_pace_ns": quiet_pace_ns}
-        return (PYTHON, str(self._loadgen), json.dumps(spec))
+        return (*self._program, json.dumps(spec))
 
     def _outputs(self, ran: Ran) -> tuple[Output, ...]:
         with np.load(ran.fetch("outputs.npz"), allow_pickle=False) as arrays:

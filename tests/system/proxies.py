@@ -132,10 +132,11 @@ class Proxy:
         for writer in (back, onward):
             writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:
-            await asyncio.gather(
-                self._forward(_Way(near, onward, up=True)),
-                self._forward(_Way(far, back, up=False)),
-            )
+            with contextlib.suppress(asyncio.CancelledError):  # the streams would complain of it
+                await asyncio.gather(
+                    self._forward(_Way(near, onward, up=True)),
+                    self._forward(_Way(far, back, up=False)),
+                )
         finally:
             for writer in (back, onward):
                 self._open.discard(writer)

@@ -104,7 +104,9 @@ def test_every_installed_suite_is_found_by_its_name_and_can_be_read():
     assert not any(name.endswith(".policy") for name in installed)
     for name, path in installed.items():
         assert read_suite(name).path == path
-        assert read_suite(name).policy_path.is_file()
+        suite = read_suite(name)
+        only_shows = suite.measures == (Measure.PLACEMENT,)  # nothing of it can be judged
+        assert suite.policy_path.is_file() is not only_shows
 
 
 def test_an_unknown_suite_is_refused_with_the_nearest():
