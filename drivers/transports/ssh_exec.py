@@ -115,8 +115,8 @@ class Exec:
                 self._channel.sendall(chunk)
             except TimeoutError:
                 raise self._late(STALL_S) from None
-            except OSError:
-                return  # it ended before it had read all
+            except (paramiko.SSHException, EOFError, OSError):
+                return  # it ended before it had read all, or the connection did
 
     def line(self, timeout_s: float) -> str:
         """The next line that it prints; empty if it prints no more.
