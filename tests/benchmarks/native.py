@@ -23,15 +23,12 @@ from farm.model import Address, Artifact, Device, Load, Workload
 from farm.protocols import Deployment
 from tests.benchmarks.run import Figure
 
-PAIRS = 31
+PAIRS = 21
 WINDOW = Load(min_duration_s=0.3, min_queries=64, warmup_s=0.3)
 SAME = (0.99, 1.01)
-# onnxruntime's Python module carries a build of the library of its own: under one and the same loop
-# it is 1 to 2 % slower here than the shared library that the native runner opens.
-SAME_BUT_FOR_THE_BUILD = (0.97, 1.01)
 CHANNELS = 64
 SIDE = 28
-LAYERS = 6
+LAYERS = 12
 
 BARE_LOOP = r"""
 #include <dlfcn.h>
@@ -93,8 +90,9 @@ def native_against_python() -> list[Figure]:
         python = OrtPython(LocalTransport(_device(folder, "python")))
         other = python.deploy(_model(folder), _workload(), accelerator="cpu")
         ours, theirs = _p50(native), _p50(other)
-        figure = _figure("ort-native-vs-python-p50", "ort_python", ours, theirs)
-        return [_judged(figure, *SAME_BUT_FOR_THE_BUILD)]
+        # The Python module carries a build of the library of its own: under one and the same loop
+        # it is half a percent slower on a quiet machine, and up to 2 % beside other work.
+        return [_judged(_figure("ort-native-vs-python-p50", "ort_python", ours, theirs), *SAME)]
 
 
 def native_against_bare_loop() -> list[Figure]:

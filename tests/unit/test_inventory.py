@@ -189,3 +189,14 @@ def test_a_lab_without_tags_says_so(tmp_path):
     with pytest.raises(ConfigError, match="bench") as caught:
         lab(tmp_path, f'{HEAD}  a: {{type: x, address: "local:"}}\n').select((), ("bench",))
     assert caught.value.hint == "none is known here"
+
+
+def test_the_shipped_examples_are_good_when_they_are_uncommented(tmp_path):
+    shipped = Path(__file__).parents[2] / "inventory.yaml"
+    head, _, examples = shipped.read_text().partition("  # Boards over SSH")
+    entries = [line for line in examples.splitlines() if line.startswith("  #   ") or "-1:" in line]
+    lines = [line.replace("  # ", "  ", 1) for line in entries]
+    path = tmp_path / "inventory.yaml"
+    path.write_text(head + "\n".join(lines) + "\n")
+    names = [device.name for device in read_inventory(path).devices]
+    assert names[-3:] == ["pi5-1", "orin-1", "wall-1"]
