@@ -537,6 +537,11 @@ class Emulated(LocalTransport):
         cpu.mkdir(parents=True)
         for name in ("possible", "present"):
             (cpu / name).touch()
+        for told in Path("/sys/devices/system/cpu").glob("cpu[0-9]*/cache/index*/*"):
+            if told.is_file():
+                hidden = folder / str(told).lstrip("/")
+                hidden.parent.mkdir(parents=True, exist_ok=True)
+                hidden.touch()
         (folder / "lib").symlink_to(f"/usr/{triple}/lib")
         self._emulator = (emulator, "-L", str(folder))
 
@@ -670,3 +675,24 @@ def test_the_sources_travel_with_the_package() -> None:
         path.name for path in SOURCES.iterdir()
     }
     assert sys.byteorder == "little"
+
+
+def test_an_armv7_board_with_a_wheel_of_somebody_elses_says_what_this_machine_says(
+    tmp_path: Path, digits: Path, lacks: Callable[[str], None]
+) -> None:
+    """There is no official wheel: `sherpa-onnx-core` carries the library."""
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest"]
+    command += [str(tmp_path), "--only-binary=:all:", "--platform", "manylinux_2_35_armv7l"]
+    done = subprocess.run([*command, "sherpa-onnx-core"], capture_output=True, check=False)
+    if done.returncode:
+        lacks("sherpa-onnx-core for armv7l cannot be downloaded: check pip's index")
+    (wheel,) = tmp_path.glob("*.whl")
+    board = OrtNative(_board(tmp_path, "armv7l", lacks, ort_library=str(wheel)))
+    facts = {fact.name: fact.value for fact in board.facts()}
+    assert (facts["architecture"], facts["accelerators"]) == ("armv7l", "cpu"), str(facts)
+    few = tmp_path / "few.npz"
+    np.savez(few, image=np.load(digits / "inputs.npz")["image"][:40])
+    (ours,) = _infer(board, digits / "float.onnx", few)
+    (theirs,) = _infer(OrtPython(LocalTransport(_device(tmp_path))), digits / "float.onnx", few)
+    scale = np.abs(theirs.values).max()
+    np.testing.assert_allclose(ours.values, theirs.values, rtol=1e-6, atol=1e-6 * scale)
