@@ -58,9 +58,9 @@ class Metric:
         return self.name.partition(".")[0]
 
 
-def _latency(statistic: str, min_samples: int, doc: str) -> Metric:
+def _duration(name: str, min_samples: int, doc: str) -> Metric:
     return Metric(
-        name=f"latency.{statistic}",
+        name=name,
         unit="ns",
         direction=Direction.LOWER,
         method=Method.BLOCKS,
@@ -69,44 +69,20 @@ def _latency(statistic: str, min_samples: int, doc: str) -> Metric:
     )
 
 
-def _coldstart(statistic: str, doc: str) -> Metric:
-    return Metric(
-        name=f"coldstart.{statistic}",
-        unit="ns",
-        direction=Direction.LOWER,
-        method=Method.BLOCKS,
-        doc=doc,
-    )
-
-
-def _placement(statistic: str, doc: str) -> Metric:
-    return Metric(
-        name=f"placement.{statistic}",
-        unit="ratio",
-        direction=Direction.HIGHER,
-        method=Method.NONE,
-        doc=doc,
-    )
-
-
-def _drift(statistic: str, unit: str, doc: str) -> Metric:
-    return Metric(
-        name=f"drift.{statistic}",
-        unit=unit,
-        direction=Direction.HIGHER,
-        method=Method.NONE,
-        doc=doc,
-    )
+def _described(name: str, unit: str, direction: Direction, doc: str) -> Metric:
+    return Metric(name=name, unit=unit, direction=direction, method=Method.NONE, doc=doc)
 
 
 # The floors of the tails are the smallest samples that LoadGen's early stopping accepts at 99 %
 # confidence: below them a percentile is a guess, and the farm leaves it out.
 _DECLARED = (
-    _latency("p50", 1, "Median time of one inference in the steady state."),
-    _latency("p90", 64, "Nine of ten inferences are at least this fast."),
-    _latency("p95", 130, "Nineteen of twenty inferences are at least this fast."),
-    _latency("p99", 662, "Ninety-nine of a hundred inferences are at least this fast."),
-    _latency("p99.9", 6636, "All but one in a thousand inferences are at least this fast."),
+    _duration("latency.p50", 1, "Median time of one inference in the steady state."),
+    _duration("latency.p90", 64, "Nine of ten inferences are at least this fast."),
+    _duration("latency.p95", 130, "Nineteen of twenty inferences are at least this fast."),
+    _duration("latency.p99", 662, "Ninety-nine of a hundred inferences are at least this fast."),
+    _duration(
+        "latency.p99.9", 6636, "All but one in a thousand inferences are at least this fast."
+    ),
     Metric(
         name="accuracy.top1",
         unit="ratio",
@@ -114,9 +90,24 @@ _DECLARED = (
         method=Method.PAIRED_ITEMS,
         doc="Share of items whose highest output is the labelled class.",
     ),
-    _drift("top1_agreement", "ratio", "Share of items on which the float reference says the same."),
-    _drift("cosine", "ratio", "Mean cosine between outputs and those of the float reference."),
-    _drift("sqnr", "dB", "Signal of the float reference over the deviation from it."),
+    _described(
+        "drift.top1_agreement",
+        "ratio",
+        Direction.HIGHER,
+        "Share of items on which the float reference says the same.",
+    ),
+    _described(
+        "drift.cosine",
+        "ratio",
+        Direction.HIGHER,
+        "Mean cosine between outputs and those of the float reference.",
+    ),
+    _described(
+        "drift.sqnr",
+        "dB",
+        Direction.HIGHER,
+        "Signal of the float reference over the deviation from it.",
+    ),
     Metric(
         name="memory.peak_rss",
         unit="bytes",
@@ -124,17 +115,26 @@ _DECLARED = (
         method=Method.BLOCKS,
         doc="Largest resident memory of the process that ran the model, runtime included.",
     ),
-    _coldstart("load", "From the model's file to a session, in a fresh process."),
-    _coldstart("first_inference", "The first inference of a fresh process."),
-    Metric(
-        name="compile.seconds",
-        unit="s",
-        direction=Direction.LOWER,
-        method=Method.NONE,
-        doc="Time to compile the model for its accelerator, once per model, unit and runtime.",
+    _duration("coldstart.load", 1, "From the model's file to a session, in a fresh process."),
+    _duration("coldstart.first_inference", 1, "The first inference of a fresh process."),
+    _described(
+        "compile.seconds",
+        "s",
+        Direction.LOWER,
+        "Time to compile the model for its accelerator, once per model, unit and runtime.",
     ),
-    _placement("nodes", "Share of the nodes that ran on the accelerator asked for."),
-    _placement("time", "Share of the nodes' time on the accelerator asked for."),
+    _described(
+        "placement.nodes",
+        "ratio",
+        Direction.HIGHER,
+        "Share of the nodes that ran on the accelerator asked for.",
+    ),
+    _described(
+        "placement.time",
+        "ratio",
+        Direction.HIGHER,
+        "Share of the nodes' time on the accelerator asked for.",
+    ),
     Metric(
         name="energy.per_inference",
         unit="J",

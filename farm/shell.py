@@ -7,6 +7,7 @@ whole does without the part that it lacks.
 from __future__ import annotations
 
 import hashlib
+import os
 import tempfile
 from abc import abstractmethod
 from collections.abc import Iterable
@@ -135,6 +136,18 @@ class Shell(Protocol):
         Raises:
             InfraError: the device cannot be reached, or has no such file.
         """
+
+
+def cache_folder() -> Path:
+    """Where this machine keeps what can be made again: `$XDG_CACHE_HOME` or `~/.cache`, and `farm`.
+
+    Devices that are played by this machine have their folders there as well.
+    """
+    try:
+        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    except RuntimeError:  # no home at all, as in some containers
+        base = tempfile.gettempdir()
+    return Path(base) / "farm"
 
 
 def script(text: str, *arguments: str) -> tuple[str, ...]:

@@ -2,21 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 from farm.errors import ConfigError
-
-
-def cache_folder() -> Path:
-    """Where the farm keeps what it can make again: `$XDG_CACHE_HOME` or `~/.cache`, and `farm`."""
-    try:
-        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    except RuntimeError:  # no home at all, as in some containers
-        base = tempfile.gettempdir()
-    return Path(base) / "farm"
 
 
 def made_once(folder: Path, make: Callable[[Path], None]) -> Path:

@@ -10,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from pathlib import Path, PurePosixPath
@@ -20,7 +19,7 @@ from drivers.transports.clock import SystemClock
 from farm.errors import CommandTimeout, ConnectError, InfraError, OutOfSpace
 from farm.model import Device
 from farm.protocols import Detached, Stream, Transport
-from farm.shell import Completed
+from farm.shell import Completed, cache_folder
 
 OUTPUT_LIMIT = 64 << 10
 """Bytes kept of what a detached process prints, from the end."""
@@ -49,7 +48,7 @@ class LocalTransport(Transport):
     def __init__(self, device: Device) -> None:
         super().__init__(device)
         self.clock = SystemClock()
-        self._root = Path(device.address.option("root") or _cache_folder() / device.name).resolve()
+        self._root = Path(device.address.option("root") or cache_folder() / device.name).resolve()
         try:
             self._root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -231,14 +230,6 @@ def _spawn(
         env=_environment(),
         start_new_session=True,
     )
-
-
-def _cache_folder() -> Path:
-    try:
-        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    except RuntimeError:  # no home at all, as in some containers
-        base = tempfile.gettempdir()
-    return Path(base) / "farm"
 
 
 def _environment() -> dict[str, str]:

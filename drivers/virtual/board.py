@@ -33,6 +33,7 @@ from drivers.virtual.device import VirtualDevice, find_profile, read_faults, rea
 from farm.errors import ConfigError, ConnectError
 from farm.model import Address, Device
 from farm.protocols import Virtual
+from farm.shell import cache_folder
 
 SIMULATED = "latency, memory, heat and charge are simulated; outputs are real"
 RELEASE_S = 2.0
@@ -223,8 +224,7 @@ def _folder(device: Device) -> Path:
     name = re.sub(r"[^A-Za-z0-9._-]", "-", device.name)
     if name != device.name or not name.strip("."):
         name += f"-{hashlib.sha256(os.fsencode(device.name)).hexdigest()[:8]}"
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return (cache / "farm" / name).resolve()
+    return (cache_folder() / name).resolve()
 
 
 def _remove_stale(folder: Path) -> None:

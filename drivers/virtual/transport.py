@@ -23,7 +23,7 @@ from drivers.virtual.device import (
 from farm.errors import CommandTimeout, ConnectError, InfraError, OutOfSpace
 from farm.model import Device
 from farm.protocols import Detached, Stream, Transport
-from farm.shell import Completed
+from farm.shell import Completed, cache_folder
 
 PYTHON = "python3"
 
@@ -40,8 +40,7 @@ class VirtualTransport(Transport):
 
     def __init__(self, device: Device) -> None:
         super().__init__(device)
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        root = Path(device.address.option("root") or cache / "farm" / device.name).resolve()
+        root = Path(device.address.option("root") or cache_folder() / device.name).resolve()
         try:
             self.unit = switch_on(device, root)
         except OSError as error:

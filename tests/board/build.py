@@ -27,6 +27,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from farm.shell import cache_folder
+
 RECIPE = Path(__file__).parent / "recipe"
 USER = "lab"
 BUILD_NEEDS = ("apt", "dpkg", "e2fsprogs", "openssh-client", "tar", "util-linux")
@@ -102,8 +104,7 @@ def image() -> Image:
     digest = hashlib.sha256()
     for path in (Path(__file__), *sorted(RECIPE.iterdir())):
         digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return Image(cache / "farm" / f"board-{digest.hexdigest()[:12]}")
+    return Image(cache_folder() / f"board-{digest.hexdigest()[:12]}")
 
 
 def build() -> Image:
