@@ -110,11 +110,11 @@ def warm_push() -> list[Figure]:
                     transport.install(artifact)
                     found.append(proxy.sent + proxy.received - before)
             execs = (server.log.count("Starting session") - execs_before) / (2 * WARM)
-    more = float(np.median(moved[0]) - np.median(moved[1]))
+    more = float(min(moved[0]) - min(moved[1]))  # a keepalive in between only adds
     return [
         Figure(
             name="ssh-warm-push-bytes", value=more, unit="bytes", n=WARM, goal="0", ok=more == 0,
-            peer="an empty file", peer_value=float(np.median(moved[1])),
+            peer="an empty file", peer_value=float(min(moved[1])),
         ),
         Figure(
             name="ssh-warm-push-execs", value=execs, unit="", n=WARM, goal="<= 3", ok=execs <= 3
