@@ -8,11 +8,12 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 
-from farm.errors import Evidence, FarmError, InfraError, OutOfSpace, PreflightFailed
+from farm.errors import Evidence, FarmError, OutOfSpace, PreflightFailed
 from farm.model import Device
 from farm.plugins import connect, find_platform, find_transport
 from farm.protocols import Limits, Platform, Transport, Watch
 from farm.record import Fact, Finding
+from farm.shell import insist
 
 COOL_S = 10.0
 """Pause between two looks at a device that is too hot."""
@@ -74,8 +75,7 @@ def open_session(device: Device, limits: Limits) -> Iterator[Session]:
                     limits=limits,
                 )
         finally:
-            with suppress(InfraError):  # the next session restores it
-                platform.restore()
+            insist(platform.restore)
     except FarmError as error:
         error.device = error.device or device.name
         with suppress(FarmError):

@@ -10,7 +10,7 @@ import hashlib
 import os
 import tempfile
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -155,6 +155,14 @@ def script(text: str, *arguments: str) -> tuple[str, ...]:
     return ("sh", "-c", text, "farm", *arguments)
 
 
+def insist(clean: Callable[[], object]) -> None:
+    """Clean up, and once more if the connection broke meanwhile; then the next session will."""
+    for _ in range(2):
+        with suppress(InfraError):
+            clean()
+            return
+
+
 def install(
     shell: Shell, artifact: Artifact, *, allowed_bytes: int, in_use: Iterable[str] = ()
 ) -> PurePosixPath:
@@ -192,8 +200,7 @@ def install(
                 hint="the transfer is repeated; if this goes on, check cable and storage",
             )
     except FarmError:
-        with suppress(InfraError):  # out of reach: the next session sweeps it
-            shell.run(("rm", "-f", str(part)), timeout_s=COMMAND_S)
+        insist(lambda: shell.run(("rm", "-f", str(part)), timeout_s=COMMAND_S))
         raise
     if not sealed:
         shell.run(("mv", "-f", str(part), str(target)), timeout_s=COMMAND_S)

@@ -15,13 +15,12 @@ from farm.errors import (
     WORKLOAD_ERRORS,
     DeviceError,
     Evidence,
-    InfraError,
     OutOfSpace,
     RuntimeCrashed,
     WrongAccelerator,
 )
 from farm.protocols import Detached, Transport
-from farm.shell import Completed
+from farm.shell import Completed, insist
 
 NO_ROOM = 28
 """Exit status of a runner when the device's disk is full."""
@@ -63,9 +62,10 @@ def run_to_its_end(
         InfraError: the device cannot be reached, or the command did not end in time.
     """
     folder = transport.root / "runs" / uuid.uuid4().hex
-    process = transport.start(command, folder=folder)
+    process: Detached | None = None
     done: Completed | None = None
     try:
+        process = transport.start(command, folder=folder)
         done = process.wait(limit_s)
         with tempfile.TemporaryDirectory(prefix="farm-") as local:
 
@@ -79,16 +79,15 @@ def run_to_its_end(
             _refuse_result(result, accelerator, done)
             yield Ran(result=result, fetch=fetch)
     finally:
-        _clean(transport, None if done else process, str(folder))
+        # It may run although nobody heard that it had been started.
+        running = None if done else process or transport.attach(str(folder))
+        insist(lambda: _clean(transport, running, str(folder)))
 
 
 def _clean(transport: Transport, running: Detached | None, folder: str) -> None:
-    try:
-        if running:
-            running.kill()
-        transport.run(("rm", "-rf", folder), timeout_s=CLEAN_S)
-    except InfraError:
-        pass  # the device is gone; the next session sweeps
+    if running:
+        running.kill()
+    transport.run(("rm", "-rf", folder), timeout_s=CLEAN_S)
 
 
 def _refuse_status(done: Completed) -> None:
