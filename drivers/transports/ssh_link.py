@@ -32,6 +32,7 @@ _FINGERPRINT = re.compile(r"SHA256:[A-Za-z0-9+/]{43}")
 _FIRST_CIPHER = "aes128-gcm@openssh.com"
 """Half the processor time of the default, where the processor has AES."""
 _FIRST_KEY = "ssh-ed25519"
+_CHANNEL_WINDOW_ADJUST, _CHANNEL_CLOSE, _CHANNEL_FAILURE = 93, 97, 100  # RFC 4254, section 9
 
 # Paramiko reports every broken connection on its own as well; ours are errors of two lines.
 logging.getLogger("paramiko").addHandler(logging.NullHandler())
@@ -183,6 +184,35 @@ def fingerprint(key: paramiko.PKey) -> str:
     return "SHA256:" + base64.b64encode(digest).decode().rstrip("=")
 
 
+class _Orderly(paramiko.Transport):
+    """Sends nothing for a channel behind its close.
+
+    The library lets one thread send the end of a command's input just after another answered that
+    the command has ended. OpenSSH overlooks it, dropbear ends the whole connection.
+    """
+
+    def __init__(self, sock: Any, **options: Any) -> None:
+        self._ended: set[int] = set()
+        super().__init__(sock, **options)
+
+    def open_channel(self, *args: Any, **options: Any) -> paramiko.Channel:
+        """A fresh channel; the other side may give it the number of one that ended."""
+        channel: paramiko.Channel = super().open_channel(*args, **options)
+        self._ended.discard(channel.remote_chanid)
+        return channel
+
+    def _send_message(self, data: paramiko.Message) -> None:
+        """Messages about channels come one at a time, under the library's lock."""
+        message = data.asbytes()
+        if _CHANNEL_WINDOW_ADJUST <= message[0] <= _CHANNEL_FAILURE:
+            number = int.from_bytes(message[1:5])
+            if number in self._ended:
+                return
+            if message[0] == _CHANNEL_CLOSE:
+                self._ended.add(number)
+        super()._send_message(data)  # type: ignore[misc]  # not in the stubs
+
+
 class _Pinned(paramiko.MissingHostKeyPolicy):
     """Accepts one key."""
 
@@ -258,7 +288,7 @@ def _private_key(device: Device) -> paramiko.PKey | None:
 
 
 def _transport(sock: Any, **options: Any) -> paramiko.Transport:
-    transport = paramiko.Transport(sock, **options)
+    transport = _Orderly(sock, **options)
     security = transport.get_security_options()
     security.ciphers = _first(_FIRST_CIPHER, security.ciphers)
     security.key_types = _first(_FIRST_KEY, security.key_types)

@@ -11,9 +11,11 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path, PurePosixPath
 
+import paramiko
 import pytest
 
 from drivers.transports.ssh import SshTransport
+from drivers.transports.ssh_link import Link
 from farm.errors import (
     CommandTimeout,
     ConfigError,
@@ -25,6 +27,7 @@ from farm.errors import (
 from farm.model import Address, Artifact, Device
 from farm.protocols import Transport
 from farm.shell import script
+from farm.testing.probes import wait_until
 from tests.system.proxies import Proxy
 from tests.system.servers import Server, need, new_key
 
@@ -282,6 +285,24 @@ class TestCuts:
             proxy.cut()
             assert transport.run(("echo", "back"), timeout_s=30).stdout == "back\n"
             assert proxy.connections == 2
+
+    def test_an_end_of_input_that_comes_behind_a_close_is_not_sent(self, dropbear: Server) -> None:
+        """Two threads of the library can send them in that order; dropbear hangs up then."""
+        with closing(Link(dropbear.device())) as link:
+            channel = link.channel()
+            channel.exec_command(b"true")
+            wait_until(lambda: channel.closed, "the command does not end")
+            late = paramiko.Message()
+            late.add_byte(bytes([96]))  # the end of its input
+            late.add_int(channel.remote_chanid)
+            channel.transport._send_user_message(late)
+            again = link.channel()
+            assert again.transport is channel.transport
+            again.exec_command(b"cat")
+            again.sendall(b"heard")
+            again.shutdown_write()
+            assert again.makefile("rb").read() == b"heard"
+        assert "Unknown channel" not in dropbear.log
 
     def test_a_run_is_waited_for_over_a_cut(
         self, sshd: Server, start_proxy: Callable[[int], Proxy]
