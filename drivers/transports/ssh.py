@@ -89,7 +89,7 @@ class SshTransport(Transport):
         super().__init__(device)
         self.clock = SystemClock()
         self.allowed_bytes = _quota_bytes(device) or self.allowed_bytes
-        self._link = Link(device)
+        self._links = [Link(device)]
         self._second = Link(device)
         self.root = PurePosixPath(".")
         name = re.sub(r"[^A-Za-z0-9._-]", "-", device.name)
@@ -135,7 +135,7 @@ class SshTransport(Transport):
         median_s = sorted(times)[EXECS // 2]
         slow = "; look at the shell's start-up files there" if median_s > SLOW_EXEC_S else ""
         return (
-            Fact(name="cipher", value=self._link.cipher()),
+            Fact(name="cipher", value=self._links[0].cipher()),
             Fact(name="exec", value=f"{1000 * median_s:.0f} ms a command{slow}"),
         )
 
@@ -195,9 +195,9 @@ class SshTransport(Transport):
         return SshStream(command, self)
 
     def close(self) -> None:
-        """Hang up both connections; what was started goes on."""
-        self._second.close()
-        self._link.close()
+        """Hang up every connection; what was started goes on."""
+        for link in (self._second, *self._links):
+            link.close()
 
     def kill_group(self, pid: int) -> None:
         """End a command that was started over either connection."""
@@ -221,7 +221,11 @@ class SshTransport(Transport):
             command.close()
 
     def _execute(self, argv: tuple[str, ...], cwd: PurePosixPath) -> Exec:
-        return Exec(self._link, argv, cwd, self.device.name)
+        link = next((link for link in self._links if link.takes_another()), None)
+        if link is None:
+            link = Link(self.device)
+            self._links.append(link)
+        return Exec(link, argv, cwd, self.device.name)
 
 
 class SshStream(ExecStream):

@@ -87,7 +87,24 @@ class Link:
         self._device = device
         self._client: paramiko.SSHClient | None = None
         self._jump: paramiko.SSHClient | None = None
+        self._channels: list[paramiko.Channel] = []
         self._lock = threading.Lock()
+
+    def takes_another(self) -> bool:
+        """Whether a command may begin on it now.
+
+        When a command ends, dropbear closes the channels of its connection that have none yet. So
+        there a connection has one command at a time.
+        """
+        transport = self._client and self._client.get_transport()
+        if not transport or "dropbear" not in transport.remote_version:
+            return True
+        if any(not channel.closed for channel in self._channels):
+            return False
+        if any(channel.exit_status < 0 for channel in self._channels):
+            self.close()  # we hung up on one that still runs, and will end some time
+        self._channels.clear()
+        return True
 
     def channel(self) -> paramiko.Channel:
         """A fresh channel of the session kind.
@@ -133,7 +150,10 @@ class Link:
         transport = self._client.get_transport()
         if transport is None:
             raise EOFError("no connection")
-        return transport.open_session(timeout=CONNECT_S)
+        channel = transport.open_session(timeout=CONNECT_S)
+        self._channels = [known for known in self._channels if not known.closed]
+        self._channels.append(channel)
+        return channel
 
     def _connect(self) -> None:
         for client in filter(None, (self._client, self._jump)):

@@ -302,7 +302,16 @@ class TestCuts:
             again.sendall(b"heard")
             again.shutdown_write()
             assert again.makefile("rb").read() == b"heard"
-        assert "Unknown channel" not in dropbear.log
+        assert "unknown channel" not in dropbear.log
+
+    def test_a_run_that_ends_while_a_command_begins_breaks_nothing(self, dropbear: Server) -> None:
+        """Dropbear closes channels without a command when a command of their connection ends."""
+        with closing(SshTransport(dropbear.device())) as transport:
+            for number in range(60):
+                run = transport.start(("sleep", "0.05"), folder=transport.root / f"run-{number}")
+                while not (done := run.poll()):
+                    pass
+                assert done.returncode == 0
 
     def test_a_run_is_waited_for_over_a_cut(
         self, sshd: Server, start_proxy: Callable[[int], Proxy]
