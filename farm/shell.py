@@ -40,27 +40,29 @@ digest() {
 # $1: a file that is used again: its time tells how long ago that was.
 _LOOK = _DIGEST + '[ -f "$1" ] && touch "$1" 2>/dev/null; digest "$1"'
 
-# $1: folder, $2: bytes to come, $3: bytes allowed; then names that must stay. The file that was not
-# used for the longest time goes first.
+# $1: folder, $2: kilobytes to come, $3: kilobytes allowed; then names that must stay. What was not
+# used for the longest time goes first. mksh counts in 32 bits, and needs a folder of its own for
+# here-documents, which a phone may not have.
 _MAKE_ROOM = """
 mkdir -p -- "$1" && cd "$1" || exit 1
 total=$2 allowed=$3
 shift 3
 stay=" $* "
-files=$(ls -lntr)
-while read -r _ _ _ _ size rest; do
-  [ -n "$rest" ] && total=$((total + size))
-done <<END
-$files
-END
-while read -r _ _ _ _ size rest; do
-  [ "$total" -gt "$allowed" ] || break
-  name=${rest##* }
-  case $stay in *" $name "*) continue ;; esac
-  [ -n "$name" ] && rm -f -- "$name" && total=$((total - size))
-done <<END
-$files
-END
+kilobytes() { case $1 in ????*) kb=${1%???} ;; *) kb=0 ;; esac; }
+ls -lntr | {
+  files=
+  while read -r _ _ _ _ size rest; do
+    [ -n "$rest" ] || continue
+    kilobytes "$size"
+    total=$((total + kb)) files="$files $kb/${rest##* }"
+  done
+  for file in $files; do
+    [ "$total" -gt "$allowed" ] || break
+    name=${file#*/}
+    case $stay in *" $name "*) continue ;; esac
+    rm -f -- "$name" && total=$((total - ${file%%/*}))
+  done
+}
 true
 """
 
@@ -187,7 +189,8 @@ def install(
     present, _ = _digest(shell, script(_LOOK, str(target)), target)
     if present == wanted:
         return target
-    room = script(_MAKE_ROOM, str(folder), str(artifact.size_bytes), str(allowed_bytes), *in_use)
+    to_come, allowed = (str(size // 1000) for size in (artifact.size_bytes, allowed_bytes))
+    room = script(_MAKE_ROOM, str(folder), to_come, allowed, *in_use)
     made = shell.run(room, timeout_s=COMMAND_S)
     if made.returncode:
         raise OutOfSpace(f"cannot make the folder {folder}: {made.stderr.strip()}")

@@ -92,16 +92,19 @@ def _applets(folder: Path, *without: str) -> None:
             (folder / tool).symlink_to(hidden)
 
 
-def _tools(folder: Path, *without: str) -> None:
-    """The machine's own, with dash for a shell."""
+def _tools(folder: Path, *without: str, shell: str = "dash") -> None:
+    """The machine's own, with a shell of choice."""
     for tool in TOOLS:
         if tool not in ("sh", *without):
             (folder / tool).symlink_to(shutil.which(tool) or "/missing")
-    (folder / "sh").symlink_to(shutil.which("dash") or "/missing")
+    (folder / "sh").symlink_to(shutil.which(shell) or "/missing")
+    if shell == "mksh":  # it has none of its own
+        (folder / "printf").symlink_to(shutil.which("printf") or "/missing")
 
 
 DEVICES: dict[str, Callable[[Path], None]] = {
     "dash": lambda folder: _tools(folder, "busybox", "openssl"),
+    "mksh": lambda folder: _tools(folder, "busybox", "openssl", shell="mksh"),
     "busybox": _applets,
     "only the applet of busybox": lambda folder: _tools(folder, "sha256sum", "openssl"),
     "openssl": lambda folder: _tools(folder, "sha256sum", "busybox"),
@@ -109,7 +112,7 @@ DEVICES: dict[str, Callable[[Path], None]] = {
     "busybox without a digest": lambda folder: _applets(folder, "sha256sum"),
 }
 CANNOT_HASH = {name for name in DEVICES if name.endswith("without a digest")}
-NEEDED = {"dash": "dash", "busybox": "busybox", "openssl": "openssl"}
+NEEDED = {"dash": "dash", "mksh": "mksh", "busybox": "busybox", "openssl": "openssl"}
 
 
 @pytest.fixture
@@ -215,52 +218,68 @@ class TestInstall:
     def test_what_was_used_last_goes_last(
         self, shell: ProcessShell, artifact: Callable[..., Artifact]
     ) -> None:
-        first, second, third, new = (artifact(bytes([n]) * 100) for n in range(4))
+        first, second, third, new = (artifact(bytes([n]) * 100_000) for n in range(4))
         for model in (first, second, third):
             install(shell, model, allowed_bytes=PLENTY)
         _age(shell, first.sha256, third.sha256, second.sha256)
         install(shell, first, allowed_bytes=PLENTY)
-        install(shell, new, allowed_bytes=399)
+        install(shell, new, allowed_bytes=399_000)
         assert shell.names() == {first.sha256, second.sha256, new.sha256}
 
     def test_exactly_as_much_as_is_allowed_is_allowed(
         self, shell: ProcessShell, artifact: Callable[..., Artifact]
     ) -> None:
-        old, new = artifact(b"a" * 100), artifact(b"b" * 100)
+        old, new = artifact(b"a" * 100_000), artifact(b"b" * 100_000)
         install(shell, old, allowed_bytes=PLENTY)
-        install(shell, new, allowed_bytes=200)
+        install(shell, new, allowed_bytes=200_000)
         assert shell.names() == {old.sha256, new.sha256}
 
     def test_as_many_go_as_must_and_what_is_in_use_stays(
         self, shell: ProcessShell, artifact: Callable[..., Artifact]
     ) -> None:
-        models = [artifact(bytes([n]) * 100) for n in range(4)]
+        models = [artifact(bytes([n]) * 100_000) for n in range(4)]
         for model in models:
             install(shell, model, allowed_bytes=PLENTY)
         _age(shell, *(model.sha256 for model in models))
         used = [models[0].sha256, models[2].sha256]
-        new = artifact(b"new" * 100)
+        new = artifact(b"new" * 100_000)
         install(shell, new, allowed_bytes=1, in_use=used)
         assert shell.names() == {*used, new.sha256}
 
     def test_a_large_file_makes_much_room(
         self, shell: ProcessShell, artifact: Callable[..., Artifact]
     ) -> None:
-        models = [artifact(bytes([n]) * 100) for n in range(5)]
+        models = [artifact(bytes([n]) * 100_000) for n in range(5)]
         for model in models:
             install(shell, model, allowed_bytes=PLENTY)
         _age(shell, *(model.sha256 for model in models))
-        new = artifact(b"x" * 250)
-        install(shell, new, allowed_bytes=500)
+        new = artifact(b"x" * 250_000)
+        install(shell, new, allowed_bytes=500_000)
         assert shell.names() == {models[3].sha256, models[4].sha256, new.sha256}
+
+    def test_more_than_32_bits_of_bytes_are_counted(
+        self, shell: ProcessShell, artifact: Callable[..., Artifact]
+    ) -> None:
+        """The shell of Android counts no further."""
+        kept, gone = artifact(b"kept"), artifact(b"gone")
+        for model in (gone, kept):
+            install(shell, model, allowed_bytes=PLENTY)
+        _age(shell, gone.sha256, kept.sha256)
+        os.truncate(shell.store / gone.sha256, 3 << 30)
+        os.utime(shell.store / gone.sha256, (1, 1))
+        install(shell, artifact(b"new"), allowed_bytes=4 << 30)
+        assert gone.sha256 in shell.names()
+        install(shell, artifact(b"newer"), allowed_bytes=2 << 30)
+        assert gone.sha256 not in shell.names()
+        assert kept.sha256 in shell.names()
 
     def test_an_old_part_counts_and_goes(
         self, shell: ProcessShell, artifact: Callable[..., Artifact]
     ) -> None:
         shell.store.mkdir()
-        (shell.store / f"{'0' * 64}.part").write_bytes(b"x" * 1000)
+        (shell.store / f"{'0' * 64}.part").write_bytes(b"x" * 1_000_000)
         new = artifact()
-        install(shell, new, allowed_bytes=500)
+        install(shell, new, allowed_bytes=500_000)
         assert shell.names() == {new.sha256}
 
     def test_files_that_nobody_put_there_do_no_harm(
@@ -270,7 +289,7 @@ class TestInstall:
         kept = artifact(b"kept")
         strange = ["-rf", "a b", "$(touch pwned)", "*", "\udcff", "a\nb", " ", "'\"`"]
         for name in strange:
-            (shell.store / name).write_bytes(b"x" * 1000)
+            (shell.store / name).write_bytes(b"x" * 1_000_000)
         (shell.store / "folder").mkdir()
         install(shell, kept, allowed_bytes=PLENTY)
         new = artifact()
@@ -292,19 +311,19 @@ class TestListings:
     def test_sizes_and_names_are_read_from_any_listing(
         self, plain: ProcessShell, artifact: Callable[..., Artifact], system: str
     ) -> None:
-        old, older = artifact(b"a" * 100), artifact(b"b" * 100)
+        old, older = artifact(b"a" * 100_000), artifact(b"b" * 100_000)
         for model in (old, older):
             install(plain, model, allowed_bytes=PLENTY)
         oldest_first = [
-            LISTINGS[system].format(size=100, year=year, name=model.sha256)
+            LISTINGS[system].format(size=100_000, year=year, name=model.sha256)
             for year, model in ((2020, older), (2021, old))
         ]
         listing = "\n".join(["total 8", *oldest_first])
         (plain.path / "ls").unlink()
         (plain.path / "ls").write_text(f"#!{sys.executable}\nprint({listing!r})\n")
         (plain.path / "ls").chmod(0o755)
-        new = artifact(b"c" * 100)
-        install(plain, new, allowed_bytes=200)
+        new = artifact(b"c" * 100_000)
+        install(plain, new, allowed_bytes=200_000)
         assert plain.names() == {old.sha256, new.sha256}
 
 
