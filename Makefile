@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-WORKERS ?= 2
+WORKERS ?= 4
 
 .PHONY: setup demo test test-board lint bench lock screenshots clean
 
@@ -41,7 +41,7 @@ bench: setup
 	$(BIN)/python -m tests.benchmarks.run $(if $(ONLY),--only $(ONLY))
 
 lock:
-	$(BIN)/uv pip compile pyproject.toml --extra dashboard --extra dev --extra native --extra onnx --extra ssh --universal \
+	$(BIN)/uv pip compile pyproject.toml --extra adb --extra dashboard --extra dev --extra native --extra onnx --extra ssh --universal \
 	  --generate-hashes --python-version 3.11 --custom-compile-command "make lock" -q -o requirements.lock
 
 clean:

@@ -8,8 +8,8 @@ when it is seen again is for `tracking` to say.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from farm.errors import ConfigError
@@ -40,10 +40,14 @@ class State(StrEnum):
     """With more points there was no step, before anybody said a word about it."""
     IMPROVEMENT = "improvement"
     """A step to the better: kept, but no alert."""
+    ENVIRONMENT = "environment"
+    """The system of the device changed and moved it, to the worse or the better: no alert."""
 
 
 OPEN = (State.NEW, State.CONFIRMED, State.FIX_FAILED)
 """Somebody has to act."""
+NO_ALERT = (State.WITHDRAWN, State.IMPROVEMENT, State.ENVIRONMENT)
+"""Nobody has to do anything, and nobody ever said a word."""
 LIVE = (*OPEN, State.ACKNOWLEDGED, State.FIXING, State.CLAIMED)
 """Open, or somebody is at it."""
 
@@ -59,10 +63,11 @@ class Next:
 NEXT: dict[State, Next] = {
     State.NEW: Next(
         person=(State.ACKNOWLEDGED, State.INVALID, State.WONTFIX),
-        evidence=(State.CONFIRMED, State.WITHDRAWN),
+        evidence=(State.CONFIRMED, State.WITHDRAWN, State.ENVIRONMENT),
     ),
     State.CONFIRMED: Next(
-        person=(State.ACKNOWLEDGED, State.INVALID, State.WONTFIX), evidence=(State.WITHDRAWN,)
+        person=(State.ACKNOWLEDGED, State.INVALID, State.WONTFIX),
+        evidence=(State.WITHDRAWN, State.ENVIRONMENT),
     ),
     State.ACKNOWLEDGED: Next(
         person=(State.INVALID, State.WONTFIX, State.FIXING, State.CLAIMED),
@@ -80,7 +85,8 @@ NEXT: dict[State, Next] = {
     ),
     State.RESOLVED: Next(),
     State.WITHDRAWN: Next(evidence=(State.NEW, State.IMPROVEMENT)),
-    State.IMPROVEMENT: Next(evidence=(State.WITHDRAWN,)),
+    State.IMPROVEMENT: Next(evidence=(State.WITHDRAWN, State.ENVIRONMENT)),
+    State.ENVIRONMENT: Next(evidence=(State.NEW, State.IMPROVEMENT, State.WITHDRAWN)),
 }
 """Every legal transition."""
 
@@ -204,6 +210,19 @@ class Alert:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AtBoundary:
+    """What is known of a step where the system of the device changed.
+
+    Attributes:
+        environment: whether that change moved the level, None while nobody can tell.
+        why: in words.
+    """
+
+    environment: bool | None
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Analysis:
     """What the history engine says about one series.
 
@@ -213,6 +232,7 @@ class Analysis:
         recent: the values of the last `JUDGED` revisions, in the metric's unit.
         digest: of labels and values.
         shifts: the steps, in order.
+        boundaries: what is known of those at a change of the device's system, by revision.
     """
 
     subject: Subject
@@ -220,6 +240,7 @@ class Analysis:
     recent: tuple[float, ...]
     digest: str
     shifts: tuple[Shift, ...]
+    boundaries: Mapping[str, AtBoundary] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -234,6 +255,11 @@ class Precision:
 def is_worse(metric: str, *, rises: bool) -> bool:
     """Whether values that rise, or fall, are a regression of a declared metric."""
     return rises == (METRICS[metric].direction is Direction.LOWER)
+
+
+def by_direction(metric: str, shift: Shift) -> State:
+    """What a step is while nothing but its direction is known."""
+    return State.NEW if is_worse(metric, rises=shift.rises) else State.IMPROVEMENT
 
 
 def mark(alert: Alert, target: State, *, who: str, when: str, why: str) -> Alert:
@@ -260,13 +286,14 @@ def confirm(alert: Alert, *, who: str, when: str, why: str) -> Alert:
 
 def begun(shift: Shift, analysis: Analysis, *, when: str) -> Alert:
     """The alert about a step that nobody knew; to the better, it is an improvement."""
-    worse = is_worse(analysis.subject.metric, rises=shift.rises)
-    state = State.NEW if worse else State.IMPROVEMENT
+    state = by_direction(analysis.subject.metric, shift)
     alert = Alert(
         subject=analysis.subject, shift=shift, state=state, digest=analysis.digest,
         latest=analysis.labels[-1],
     )  # fmt: skip
-    first = _transition(alert, None, state, who=FARM, when=when, why="a step was found")
+    told = analysis.boundaries.get(shift.revision)
+    why = f"a step was found where the system changed: {told.why}" if told else "a step was found"
+    first = _transition(alert, None, state, who=FARM, when=when, why=why)
     return replace(alert, transitions=(first,))
 
 
@@ -283,7 +310,7 @@ def precision(alerts: Iterable[Alert]) -> tuple[Precision, ...]:
         count = counts.setdefault(alert.subject.metric, [0, 0])
         if alert.state is State.INVALID:
             count[1] += 1
-        elif alert.state not in (State.NEW, State.WITHDRAWN, State.IMPROVEMENT):
+        elif alert.state not in (State.NEW, *NO_ALERT):
             count[0] += 1
     return tuple(
         Precision(metric=metric, real=real, false=false)

@@ -6,19 +6,20 @@ are thin layers over these functions.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
-from farm.errors import ConfigError
+from farm.errors import ConfigError, PreflightFailed
 from farm.execution import Progress, begin, execute
 from farm.judging import GateVerdict
-from farm.looks import decide
+from farm.looks import SystemMoved, decide
 from farm.model import Arm, Job
 from farm.planning import Plan
 from farm.policy import OnUndecidable, Policy, read_policy
 from farm.prospects import Prospect, foresee
-from farm.record import JobResult
+from farm.record import JobResult, system_changes
 from farm.reporting import as_json, gate_document
 from farm.request import (
     DEFAULT_INVENTORY,
@@ -30,10 +31,14 @@ from farm.request import (
     resolve,
 )
 from farm.store.database import Store, open_store
-from farm.store.noise import latest_noise
+from farm.store.noise import StoredNoise, latest_noise
 from farm.store.questions import begin_question, find_question, note_look, question_key, recall
+from farm.store.rows import last_system
 from farm.store.writer import finish_run, save_verdict
 from farm.suite import Suite, read_suite
+
+MAX_SYSTEMS = 3
+"""How often one gate is begun before it gives up, each time with another system on a device."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,35 +221,70 @@ def _ask(
     wait_s: float,
     progress: Progress,
 ) -> GateVerdict:
-    """Judge a plan of comparisons, going on where an earlier asking of the same question ended."""
-    prospects = foresee(made.jobs, policy, latest_noise(store))
-    _refuse_hopeless(prospects, policy)
+    """Judge a plan of comparisons, going on where an earlier asking of the same question ended.
+
+    Where a device has another system than the earlier blocks the question begins anew, in a run of
+    its own that says why; blocks are never pooled across an update.
+    """
+    _refuse_hopeless(foresee(made.jobs, policy, latest_noise(store)), policy)
     key = question_key(made.jobs, policy.sha256)
-    asked = None if fresh else find_question(store, key)
-    run_id = asked.run_id if asked else begin(store, made, "gate", command)
-    if asked is None:
-        begin_question(store, run_id, key, fresh)
+    measure = partial(execute, store, wait_s=wait_s, progress=progress)
+    for _ in range(MAX_SYSTEMS):
+        asked = None if fresh else find_question(store, key)
+        run_id = asked.run_id if asked else begin(store, made, "gate", command)
+        if asked is None:
+            begin_question(store, run_id, key, fresh)
+        try:
+            verdict = _judged(store, run_id, made, policy, measure)
+        except SystemMoved as moved:
+            finish_run(store, run_id)
+            fresh = f"the system changed ({moved}); the blocks of run {run_id} are set aside"
+            continue
+        notes = verdict.notes + _foreseen(made.jobs, policy, latest_noise(store))
+        if asked:
+            notes += (f"resumed: asked before in run {run_id}; its looks count, none was added",)
+        if fresh:
+            notes += (f"fresh: measured anew because: {fresh}",)
+        return replace(verdict, notes=notes, run_id=run_id, skips=made.skips)
+    raise PreflightFailed(
+        f"a device changes while it is measured: {fresh}",
+        hint="switch off its updates and pin its governor, then ask again",
+    )
+
+
+def _judged(
+    store: Store,
+    run_id: str,
+    made: Plan,
+    policy: Policy,
+    execute: Callable[..., tuple[JobResult, ...]],
+) -> GateVerdict:
+    """The verdict of one asking.
+
+    Raises:
+        SystemMoved: a device has another system than its earlier blocks.
+    """
     recalled = recall(store, run_id, made.jobs)
-    done = [len(recalled)]
+    for result in recalled:
+        job = result.job
+        _, system = last_system(store, job.device.name, job.runtime, job.accelerator)
+        if changes := system_changes(result.environment, system):
+            raise SystemMoved(f"{job.device.name}: {', '.join(changes)}")
+    done = len(recalled)
 
     def measure(jobs: tuple[Job, ...]) -> tuple[JobResult, ...]:
-        results = execute(store, run_id, jobs, first=done[0], wait_s=wait_s, progress=progress)
-        done[0] += len(results)
+        nonlocal done
+        results = execute(run_id, jobs, first=done)
+        done += len(results)
         return results
 
-    verdict = decide(
+    return decide(
         policy,
         made.jobs,
         measure,
         recalled=recalled,
         look_done=lambda number: note_look(store, run_id, number),
     )
-    notes = verdict.notes + _foreseen(prospects)
-    if asked:
-        notes += (f"resumed: asked before in run {run_id}; its looks count, none was added",)
-    if fresh:
-        notes += (f"fresh: measured anew because: {fresh}",)
-    return replace(verdict, notes=notes, run_id=run_id, skips=made.skips)
 
 
 def _refuse_hopeless(prospects: tuple[Prospect, ...], policy: Policy) -> None:
@@ -257,12 +297,20 @@ def _refuse_hopeless(prospects: tuple[Prospect, ...], policy: Policy) -> None:
         )
 
 
-def _foreseen(prospects: tuple[Prospect, ...]) -> tuple[str, ...]:
-    """What was known beforehand of the chances of a gate, for people."""
+def _foreseen(
+    jobs: tuple[Job, ...], policy: Policy, budgets: tuple[StoredNoise, ...]
+) -> tuple[str, ...]:
+    """What is known of the chances of a gate, for people; noise of another system is unknown."""
+    prospects = foresee(jobs, policy, budgets)
     notes = [f"undecidable: {p.complaint()}" for p in prospects if not p.decidable]
     unknown = dict.fromkeys(name for prospect in prospects for name in prospect.unknown)
     if unknown:
         notes.append(f"noise_unknown: {', '.join(unknown)}; 'farm noise' measures it")
+    changed = {b.device: b.outdated for b in budgets if b.device in unknown and b.outdated}
+    notes += [
+        f"noise_outdated: {name}: {', '.join(changes)} since its noise was measured"
+        for name, changes in changed.items()
+    ]
     return tuple(notes)
 
 

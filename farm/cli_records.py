@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from farm.cli_options import INVENTORY, STORE, AsJson, Inventory, Store
+
+Document = dict[str, Any]
+
+STEPS = {
+    None: "step", "model": "step", "environment": "environment step", "undecided": "environment?",
+}  # fmt: skip
+"""How a step is called by what moved it."""
 
 jobs_app = typer.Typer(no_args_is_help=True, help="Find jobs and their evidence.")
 
@@ -70,7 +78,7 @@ def history(
     if json:
         console.print_text(as_json(document))
     else:
-        console.show_history(document)
+        _show_history(document)
 
 
 @jobs_app.command("list")
@@ -116,3 +124,58 @@ def job_show(
         console.print_text(as_json(job_document(found)))
     else:
         console.show_job(found)
+
+
+def _show_history(document: Document) -> None:
+    """What changed in each series; series in which nothing changed are counted."""
+    from farm import console
+
+    made = console.table(
+        "History", "at", "change", "effect", "95 % interval", "before", "after", "n",
+        right=["effect", "before", "after", "n"],
+    )  # fmt: skip
+    quiet = 0
+    for series in document["series"]:
+        if not series["steps"] and not series["drifts"]:
+            quiet += 1
+            continue
+        made.add_section()
+        console.add(made, console.heading(series["name"]))
+        for step in series["steps"]:
+            bounds = f"{_signed(step['lo_pct'])} .. {_signed(step['hi_pct'])}"
+            console.add(
+                made, f"  {step['index']}: {step['label']}", STEPS[step["cause"]],
+                _signed(step["effect_pct"]), bounds, f"{step['before']:.6g}",
+                f"{step['after']:.6g}", f"{step['n_before']}, {step['n_after']}",
+            )  # fmt: skip
+        for drift in series["drifts"]:
+            console.add(
+                made, f"  {drift['start']} to {drift['stop']}", "drift",
+                _signed(drift["effect_pct"]), "-", f"{drift['before']:.6g}",
+                f"{drift['after']:.6g}", "-",
+            )  # fmt: skip
+    console.out.print(made)
+    for line in _boundary_lines(document["series"]):
+        console.out.print(console.safe(line), soft_wrap=True)
+    quiet_line = f"{quiet} of {len(document['series'])} series have no change"
+    console.out.print(console.safe(quiet_line), style="dim")
+
+
+def _boundary_lines(listed: Iterable[Document]) -> list[str]:
+    """Where systems changed, each once for all series that share it, and what moved the levels."""
+    shared: dict[str, int] = {}
+    told: list[str] = []
+    for series in listed:
+        for boundary in series["boundaries"]:
+            line = f"{boundary['label']}: {', '.join(boundary['changed'])}"
+            shared[line] = shared.get(line, 0) + 1
+        told += [
+            f"{STEPS[step['cause']]} at {step['index']} of {series['name']}: {step['why']}"
+            for step in series["steps"]
+            if step["why"]
+        ]
+    return [f"boundary in {count} series at {line}" for line, count in shared.items()] + told
+
+
+def _signed(percent: float | None) -> str:
+    return "-" if percent is None else f"{percent:+.2f} %"

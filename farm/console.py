@@ -159,7 +159,7 @@ def show_run(document: Document) -> None:
     for job in document["jobs"]:
         made.add_section()
         title = f"{_marked(job['device'], job['simulated'])}: {job['model']['name']}"
-        add(made, _heading(title))
+        add(made, heading(title))
         for m in job["measurements"]:
             value, interval = format_value(m["value"], m["unit"]), format_interval(m)
             add(made, f"  {m['metric']}", value, interval, m["n"])
@@ -191,7 +191,7 @@ def show_gate(gate: Document) -> None:
         group = (cell["device_type"], cell["runtime"], cell["accelerator"])
         if group != shown:
             made.add_section()
-            add(made, _heading(_marked(cell["device_type"], cell["simulated"])))
+            add(made, heading(_marked(cell["device_type"], cell["simulated"])))
             shown = group
         word = " (informs)" if not cell["gate"] else " (waived)" if cell["waiver"] else ""
         verdict = safe(cell["verdict"])
@@ -285,7 +285,7 @@ def show_noise(document: Document) -> None:
     for budget in document["budgets"]:
         if budget["device"] != shown:
             made.add_section()
-            add(made, _heading(budget["device"]))
+            add(made, heading(budget["device"]))
             shown = budget["device"]
         lag = budget["autocorrelation"]
         add(
@@ -305,54 +305,30 @@ def show_fleet(document: Document) -> None:
     """Every device at a glance."""
     made = table(
         "Fleet", "device", "type", "state", "used by", "last job", "ended (UTC)", "block sd",
-        "where", "owner", right=["block sd"],
+        "battery", "where", "owner", right=["block sd", "battery"],
     )  # fmt: skip
     for device in document["devices"]:
         last = device["last_job"]
-        noise = device["block_sd_pct"]
+        noise, battery = device["block_sd_pct"], device["battery"]
+        trusted = device["quarantine"] is None or device["state"] != "active"
         add(
             made,
             _marked(device["device"], device["simulated"]),
             device["type"],
-            device["state"],
+            device["state"] if trusted else "quarantined",
             device["holder"] or "-",
             last["outcome"] if last else "-",
             last["finished"][:16].replace("T", " ") if last else "-",
             "unknown" if noise is None else f"{noise:.2f} %",
+            f"{battery['level_pct']:.0f} %" if battery else "-",
             device["location"] or "-",
             device["owner"] or "-",
         )
     out.print(made)
-
-
-def show_history(document: Document) -> None:
-    """What changed in each series; series in which nothing changed are counted."""
-    made = table(
-        "History", "at", "change", "effect", "95 % interval", "before", "after", "n",
-        right=["effect", "before", "after", "n"],
-    )  # fmt: skip
-    quiet = 0
-    for series in document["series"]:
-        if not series["steps"] and not series["drifts"]:
-            quiet += 1
-            continue
-        made.add_section()
-        add(made, _heading(series["name"]))
-        for step in series["steps"]:
-            bounds = f"{_signed(step['lo_pct'])} .. {_signed(step['hi_pct'])}"
-            add(made, f"  {step['index']}: {step['label']}", "step", _signed(step["effect_pct"]),
-                bounds, f"{step['before']:.6g}", f"{step['after']:.6g}",
-                f"{step['n_before']}, {step['n_after']}")  # fmt: skip
-        for drift in series["drifts"]:
-            add(made, f"  {drift['start']} to {drift['stop']}", "drift",
-                _signed(drift["effect_pct"]), "-", f"{drift['before']:.6g}",
-                f"{drift['after']:.6g}", "-")  # fmt: skip
-    out.print(made)
-    out.print(safe(f"{quiet} of {len(document['series'])} series have no change"), style="dim")
-
-
-def _signed(percent: float | None) -> str:
-    return "-" if percent is None else f"{percent:+.2f} %"
+    for found in (device["quarantine"] for device in document["devices"]):
+        if found:
+            out.print(safe(f"{found['device']}: quarantined: {found['saw']}"), soft_wrap=True)
+            out.print(safe(f"  {found['act']}"), soft_wrap=True)
 
 
 def show_check(check: Check) -> None:
@@ -376,7 +352,8 @@ def print_text(text: str) -> None:
     sys.stdout.write(text + "\n")
 
 
-def _heading(text: str) -> Text:
+def heading(text: str) -> Text:
+    """A row that others belong to."""
     return Text(safe(text).plain, style="bold")
 
 

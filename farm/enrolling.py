@@ -12,6 +12,7 @@ from farm.errors import ConfigError
 from farm.inventory import read_inventory
 from farm.model import Device
 from farm.plugins import connect, find_platform, find_transport
+from farm.protocols import Tell
 from farm.record import Fact
 
 
@@ -33,8 +34,13 @@ class Introduction:
         return tuple((n, v) for n, v in self.shown if self.device.option(n) != v)
 
 
-def introduce(inventory: Path, name: str) -> Introduction:
-    """Ask a device who it is; nothing is trusted and nothing is sent to it.
+def introduce(inventory: Path, name: str, tell: Tell) -> Introduction:
+    """Ask a device who it is; it is not trusted yet.
+
+    Args:
+        inventory: the file.
+        name: of the device.
+        tell: hears lines for the person who stands before it.
 
     Raises:
         ConfigError: the inventory is wrong or has no such device.
@@ -42,7 +48,7 @@ def introduce(inventory: Path, name: str) -> Introduction:
     """
     (device,) = read_inventory(inventory).select((name,))
     kind = find_transport(device.address.scheme)
-    return Introduction(device=device, shown=kind.introduce(device))
+    return Introduction(device=device, shown=kind.introduce(device, tell))
 
 
 def pin(inventory: Path, introduction: Introduction) -> None:

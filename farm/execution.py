@@ -18,16 +18,18 @@ from functools import partial
 import numpy as np
 
 from farm.analysis.control import control_band
-from farm.errors import FarmError, LeaseTimeout
+from farm.charging import note_job, refuse_quarantined
+from farm.errors import FarmError, LeaseTimeout, PreflightFailed
 from farm.lease import Lease, leased, renew
 from farm.model import Job
 from farm.planning import Plan
 from farm.protocols import Limits
-from farm.record import ErrorRecord, JobResult, Outcome, RunRecord
+from farm.record import ErrorRecord, JobResult, Outcome, RunRecord, system_changes
 from farm.revision import detect_revision
 from farm.runner import run_job
 from farm.store.canaries import OUT_OF_BAND, canary_history
 from farm.store.database import Store
+from farm.store.rows import last_system
 from farm.store.writer import append_job, begin_run, extend_plan
 
 MAX_HOSTS = 64
@@ -163,15 +165,17 @@ def _do(
     """One job under its lease, kept before the lease ends."""
     try:
         with leased(store, job.device, f"job:{run_id}.{ordinal}", wait_s=wait_s) as lease:
+            refuse_quarantined(store, job.device)
             result = run_job(
                 job,
                 limits=Limits(),
                 before_repeat=_renewer(store, lease),
                 repeat_done=lambda done, total: progress(replace(step, done=done, total=total)),
             )
-            result = _watched(store, result)
+            result = _bounded(store, _watched(store, result))
             append_job(store, run_id, ordinal, result, lease_token=lease.token)
-    except LeaseTimeout as error:
+            note_job(store, result)
+    except (LeaseTimeout, PreflightFailed) as error:
         result = _never_started(job, error)
         append_job(store, run_id, ordinal, result, lease_token=0)
     return result
@@ -179,7 +183,7 @@ def _do(
 
 def _watched(store: Store, result: JobResult) -> JobResult:
     """A result with what its canary says of the device."""
-    band = control_band(np.array(canary_history(store, result.job)))
+    band = control_band(np.array(canary_history(store, result.job, result.environment)))
     for canary in result.canaries if band else ():
         value = canary.value("latency.p50")
         if band and value is not None and not band.holds(value):
@@ -190,6 +194,21 @@ def _watched(store: Store, result: JobResult) -> JobResult:
             )
             return replace(result, unfit=unfit, notes=(*result.notes, unfit))
     return result
+
+
+def _bounded(store: Store, result: JobResult) -> JobResult:
+    """A result that says when the device has another system than the job there before it."""
+    job = result.job
+    run_id, system = last_system(store, job.device.name, job.runtime, job.accelerator)
+    changes = system_changes(system, result.environment)
+    if not changes:
+        return result
+    note = (
+        f"boundary: {', '.join(changes)} since run {run_id}; before a level that moves is blamed "
+        "on a model, measure the promoted model again: farm run SUITE --model OLD --device "
+        f"{job.device.name}"
+    )
+    return replace(result, notes=(*result.notes, note))
 
 
 def _renewer(store: Store, lease: Lease) -> Callable[[], None]:

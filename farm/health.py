@@ -5,34 +5,38 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from farm.battery import Look, describe
+from farm.charging import reached, refuse_quarantined
 from farm.errors import FarmError, LeaseTimeout
 from farm.inventory import read_inventory
 from farm.lease import leased
 from farm.model import Device, DeviceState
 from farm.plugins import (
-    connect,
-    find_platform,
     find_runtime,
     find_suites,
     runtime_names,
 )
 from farm.policy import read_policy
 from farm.protocols import Limits, Transport
+from farm.store.batteries import latest_looks, read_looks, read_quarantines
 from farm.store.database import open_store
 from farm.store.noise import latest_noise
 from farm.store.rows import last_jobs, read_holders
+from farm.store.writer import iso
 from farm.suite import read_suite
 from farm.workload import read_workload
 
 EXTRAS = {
     "onnx": ("onnx", "onnxruntime"),
     "dashboard": ("streamlit", "altair"),
+    "adb": ("adb_shell", "adbutils"),
     "ssh": ("paramiko",),
     "native": ("ziglang",),
 }
@@ -115,11 +119,14 @@ def examine_device(inventory: Path, store: Path, name: str) -> Iterator[Check]:
         ConfigError: the inventory is wrong or has no such device.
     """
     (device,) = read_inventory(inventory).select((name,))
+    battery = _checked("battery", partial(_battery, store, device))
+    if battery.detail:
+        yield battery
     yield from _alone(store, device, _thoroughly)
 
 
 def survey(inventory: Path, store: Path) -> dict[str, Any]:
-    """The document `farm.fleet/1`: every device with its state, holder, last job and noise.
+    """The document `farm.fleet/1`: every device with state, holder, last job, noise and battery.
 
     Raises:
         ConfigError: the inventory is wrong.
@@ -128,12 +135,17 @@ def survey(inventory: Path, store: Path) -> dict[str, Any]:
     holders: dict[str, str] = {}
     last: dict[str, Any] = {}
     noise: dict[str, float] = {}
+    batteries: dict[str, Look] = {}
+    quarantines: dict[str, dict[str, str]] = {}
     if store.exists():
         with open_store(store, read_only=True) as opened:
             holders = read_holders(opened)
-            last = last_jobs(opened, [device.name for device in devices])
+            names = [device.name for device in devices]
+            last = last_jobs(opened, names)
+            batteries = latest_looks(opened, names)
+            quarantines = {name: asdict(one) for name, one in read_quarantines(opened).items()}
             for budget in latest_noise(opened):
-                if budget.metric == "latency.p50":
+                if budget.metric == "latency.p50" and not budget.outdated:
                     noise[budget.device] = 100 * budget.block_sd
     return {
         "schema": "farm.fleet/1",
@@ -148,10 +160,17 @@ def survey(inventory: Path, store: Path) -> dict[str, Any]:
                 "holder": holders.get(device.name),
                 "last_job": last.get(device.name),
                 "block_sd_pct": noise.get(device.name),
+                "battery": look_document(batteries.get(device.name)),
+                "quarantine": quarantines.get(device.name),
             }
             for device in devices
         ],
     }
+
+
+def look_document(look: Look | None) -> dict[str, Any] | None:
+    """A look at a battery as a part of a document."""
+    return None if look is None else asdict(look) | {"taken": iso(look.taken)}
 
 
 def _checked(name: str, look: Callable[[], str]) -> Check:
@@ -178,11 +197,20 @@ def _alone(
             if store.exists():
                 opened = stack.enter_context(open_store(store))
                 stack.enter_context(leased(opened, device, "doctor"))
+                refuse_quarantined(opened, device)
             yield from look(device)
     except LeaseTimeout as error:
         yield Check(name=name, ok=True, detail=f"{error.message}: left alone")
     except FarmError as error:
         yield Check(name=name, ok=False, detail=error.message, fix=error.hint)
+
+
+def _battery(store: Path, device: Device) -> str:
+    """What all looks at a battery tell of its pack, whether or not the device answers now."""
+    if not store.exists():
+        return ""
+    with open_store(store) as opened:
+        return describe(read_looks(opened, device.name, datetime.now(UTC)))
 
 
 def _checked_device(device: Device) -> Check:
@@ -197,9 +225,7 @@ def _checked_device(device: Device) -> Check:
 
 def _thoroughly(device: Device) -> Iterator[Check]:
     """Everything about one device; what stands in the way of measuring is not ok."""
-    transport = connect(device)
-    try:
-        platform = find_platform(transport.platform)(transport)
+    with reached(device) as (transport, platform):
         facts = platform.facts()
         os = next((fact.value for fact in facts if fact.name == "os"), "")
         yield Check(name="reached", ok=True, detail=os or device.address.scheme, brief=True)
@@ -210,8 +236,6 @@ def _thoroughly(device: Device) -> Iterator[Check]:
         for finding in platform.preflight(Limits()):
             ok = not finding.blocking
             yield Check(name=finding.code, ok=ok, detail=finding.message, brief=True)
-    finally:
-        transport.close()
 
 
 def _runtime(name: str, transport: Transport, *, needed: bool) -> Check:

@@ -1,8 +1,9 @@
-"""Which alerts belong together: those of one revision, and those that a whole pool shares.
+"""Which alerts belong together: those of one revision, and those that the lab has made.
 
 One change of the code moves several series; one change of the lab (an OS update, a new room) moves
-a pool of devices, to the better and to the worse. A change point is known to a point or so, so
-neighbouring revisions count as one.
+a pool of devices, to the better and to the worse. Where a fixed model has shown that the system of
+a device did it, one device is enough. A change point is known to a point or so, so neighbouring
+revisions count as one.
 """
 
 from __future__ import annotations
@@ -97,10 +98,21 @@ def _incidents(alerts: list[Alert], place: dict[str, int], pool: Pool) -> Iterat
     for found in _clusters(moving, place):
         moved = len({alert.subject.series for alert in found})
         if moved >= POOL_SERIES and moved > POOL_SHARE * pool.series:
-            yield Group(
-                kind=Kind.ENVIRONMENT, revision=_main_revision(found),
-                device_type=pool.device_type, moved=moved, pool=pool.series, alerts=found,
-            )  # fmt: skip
+            yield _incident(found, pool)
+            moving = [alert for alert in moving if alert not in found]
+    shown = [alert for alert in moving if alert.state is State.ENVIRONMENT]
+    yield from (_incident(found, pool) for found in _clusters(shown, place))
+
+
+def _incident(alerts: tuple[Alert, ...], pool: Pool) -> Group:
+    return Group(
+        kind=Kind.ENVIRONMENT,
+        revision=_main_revision(alerts),
+        device_type=pool.device_type,
+        moved=len({alert.subject.series for alert in alerts}),
+        pool=pool.series,
+        alerts=alerts,
+    )
 
 
 def _clusters(alerts: Iterable[Alert], place: dict[str, int]) -> Iterator[tuple[Alert, ...]]:

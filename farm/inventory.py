@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from farm.battery import read_band
 from farm.document import Table, read_document
 from farm.errors import ConfigError, nearest_hint
 from farm.model import Address, Device, DeviceState
-from farm.plugins import find_platform, find_runtime, find_transport, runtime_names
+from farm.plugins import find_platform, find_power, find_runtime, find_transport, runtime_names
+from farm.protocols import Power
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +77,9 @@ def read_inventory(path: Path) -> Inventory:
     return Inventory(path=path, devices=tuple(devices))
 
 
+CARE = {"power", "charge_band"}
+"""Options of a device that a switchable port feeds, besides those of the port."""
+
 SECRETS = frozenset({"password", "passphrase"})
 """Options that may not stand in the file itself."""
 
@@ -86,7 +91,9 @@ def _read_device(name: str, entry: Table) -> Device:
         kind = find_transport(address.scheme)
     except ConfigError as error:
         raise entry.error(error.message, key="address", hint=error.hint) from error
-    drivers = (kind, find_platform(kind.platform), *map(find_runtime, runtime_names()))
+    power = _read_power(entry)
+    drivers = (kind, find_platform(kind.platform), *map(find_runtime, runtime_names()), *power)
+    names = {name for driver in drivers for name in driver.options}
     device = Device(
         name=name,
         type=entry.text("type"),
@@ -98,16 +105,33 @@ def _read_device(name: str, entry: Table) -> Device:
         host=entry.text("host", default=kind.host or name),
         runtime=_read_runtime(entry, kind.runtime),
         simulated=entry.flag("simulated", default=False) or kind.simulated,
-        options=_read_options(entry, {name for driver in drivers for name in driver.options}),
+        options=_read_options(entry, names | (CARE if power else set())),
     )
     try:
         for driver in drivers:
             driver.check(device)
+        read_band(device)
     except ConfigError as error:
         culprit = next((name for name, _ in device.options if name in error.message), "address")
         raise entry.error(error.message, key=culprit, hint=error.hint) from error
     entry.done()
     return device
+
+
+def _read_power(entry: Table) -> tuple[type[Power], ...]:
+    """The kind of switchable port that feeds the device, if one does."""
+    if not entry.has("power"):
+        if entry.has("charge_band"):
+            raise entry.error(
+                "'charge_band' needs a 'power'",
+                key="charge_band",
+                hint="a port that can be switched: docs/batteries.md",
+            )
+        return ()
+    try:
+        return (find_power(entry.text("power")),)
+    except ConfigError as error:
+        raise entry.error(error.message, key="power", hint=error.hint) from error
 
 
 def _read_runtime(entry: Table, default: str) -> str:
@@ -120,7 +144,7 @@ def _read_runtime(entry: Table, default: str) -> str:
 
 
 def _read_options(entry: Table, names: set[str]) -> tuple[tuple[str, str], ...]:
-    """What the device's transport, its platform and the runtimes want to know."""
+    """What the device's transport, platform, port and the runtimes want to know."""
     return tuple(
         (name, entry.secret(name) if name in SECRETS else entry.written(name))
         for name in sorted(names)

@@ -16,12 +16,20 @@ from farm.judging import GateVerdict, conclude, judge
 from farm.metrics import Method
 from farm.model import REPEATED, Arm, Job, Measure
 from farm.policy import Policy
-from farm.record import JobResult, Verdict
+from farm.record import JobResult, Verdict, system_changes
 
 FRESH = 1_000_000
 """Indices of fresh blocks begin here, apart by look, so that no look takes them for its own."""
 
 MeasureJobs = Callable[[tuple[Job, ...]], tuple[JobResult, ...]]
+
+
+class SystemMoved(Exception):
+    """A device has another system than when the earlier blocks of the question were measured.
+
+    Each block compares within one session, but no gate compares across an update: which of two
+    models is faster may depend on it. Says which device and what changed.
+    """
 
 
 def decide(
@@ -40,15 +48,18 @@ def decide(
         measure: does jobs and keeps their results before it returns.
         recalled: results of an earlier, interrupted asking of the same question.
         look_done: called with the number of each look.
+
+    Raises:
+        SystemMoved: results are of two systems of one device.
     """
-    results = list(recalled)
+    results = _added([], recalled)
     verdict = None
     for number, blocks in enumerate(policy.looks, 1):
         undecided = _undecided(verdict)
         if verdict and not undecided:  # no block can change what is open: items, or waived cells
             return conclude(policy, verdict.cells, last=True)
         wanted = [job for job in jobs if undecided is None or group_of(job) in undecided]
-        results += measure(tuple(_missing(wanted, results, range(blocks))))
+        results = _added(results, measure(tuple(_missing(wanted, results, range(blocks)))))
         verdict = judge(policy, compare(results, policy, blocks=range(blocks)), look=number)
         look_done(number)
         if verdict.verdict is Verdict.FAIL:
@@ -57,6 +68,18 @@ def decide(
             break
     assert verdict is not None
     return verdict
+
+
+def _added(known: Iterable[JobResult], more: Iterable[JobResult]) -> list[JobResult]:
+    """Results with more of them, all of each device of one system."""
+    results = list(known)
+    for result in more:
+        for earlier in results:
+            changes = system_changes(earlier.environment, result.environment)
+            if changes and _same_place(earlier.job, result.job):
+                raise SystemMoved(f"{result.job.device.name}: {', '.join(changes)}")
+        results.append(result)
+    return results
 
 
 def _undecided(verdict: GateVerdict | None) -> set[tuple[str, ...]] | None:
@@ -118,7 +141,8 @@ def _confirmed(
     first, count = FRESH * number, policy.looks[0]
     groups = {group for cell in suspects for group in cell.groups}
     suspected = tuple(job for job in jobs if group_of(job) in groups)
-    results += measure(tuple(_missing(suspected, results, range(first, first + count))))
+    missing = tuple(_missing(suspected, results, range(first, first + count)))
+    results = _added(results, measure(missing))
     seen = judge(policy, compare(results, policy, blocks=range(first, first + count)), look=number)
     cells = tuple(
         _second_opinion(cell, seen.cells) if cell in suspects else cell for cell in verdict.cells

@@ -12,7 +12,7 @@ from typing import Any
 
 from farm.errors import ConfigError, nearest_hint
 from farm.model import Device
-from farm.protocols import Platform, Runtime, Transport, Virtual
+from farm.protocols import Platform, Power, Runtime, Transport, Virtual
 
 
 def find_transport(scheme: str) -> type[Transport] | type[Virtual]:
@@ -59,6 +59,16 @@ def find_runtime(name: str) -> type[Runtime]:
         ConfigError: there is none of that name, or what it needs is not installed.
     """
     kind: type[Runtime] = _load(("farm.runtimes",), name, "runtime")
+    return kind
+
+
+def find_power(name: str) -> type[Power]:
+    """The kind of switchable port of that name.
+
+    Raises:
+        ConfigError: there is none of that name, or what it needs is not installed.
+    """
+    kind: type[Power] = _load(("farm.power",), name, "kind of power")
     return kind
 
 

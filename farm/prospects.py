@@ -21,7 +21,7 @@ class Prospect:
     """One metric on one device type, as a policy wants to judge it.
 
     Attributes:
-        unknown: devices without a noise record for this load.
+        unknown: devices without a noise record for this load and the system that they have.
         blocks: the most blocks that the policy allows, over all units of the type.
         mde: what so many blocks can detect, a fraction; None while no unit's noise is known.
         needed: blocks whose MDE is the margin; None if unknown or out of reach.
@@ -62,7 +62,9 @@ def foresee(
         budgets: the noise that is known.
     """
     known: dict[tuple[str, ...], StoredNoise] = {
-        (b.device, b.runtime, b.accelerator, b.load_digest, b.metric): b for b in budgets
+        (b.device, b.runtime, b.accelerator, b.load_digest, b.metric): b
+        for b in budgets
+        if not b.outdated
     }
     groups: dict[Group, list[Job]] = defaultdict(list)
     for job in jobs:

@@ -1,12 +1,14 @@
 """The interfaces between the core and its drivers, each with at least two implementations.
 
 A driver is one class, registered under an entry point (`farm.transports`, `farm.platforms`,
-`farm.runtimes`). It translates its library's exceptions into `farm.errors` at its own edge.
+`farm.runtimes`, `farm.power`). It translates its library's exceptions into `farm.errors` at its own
+edge.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import ClassVar, Protocol
@@ -15,6 +17,13 @@ from farm.errors import Evidence
 from farm.model import Artifact, Device, Load, Scenario, Workload
 from farm.record import Fact, Finding, Measured, Measurement, Output, Placement, Reading
 from farm.shell import Completed, Shell, install
+
+Tell = Callable[[str], None]
+"""Hears a line for people."""
+
+
+def silent(line: str) -> None:
+    """Tells nobody."""
 
 
 class Clock(Protocol):
@@ -110,8 +119,12 @@ class Transport(Shell, Protocol):
         """
 
     @classmethod
-    def introduce(cls, device: Device) -> tuple[tuple[str, str], ...]:
+    def introduce(cls, device: Device, tell: Tell = silent) -> tuple[tuple[str, str], ...]:
         """What a device shows before it is trusted, as options for the inventory: a host key.
+
+        Args:
+            device: as the inventory has it.
+            tell: hears lines for the person who stands before it, such as what to touch there.
 
         Raises:
             InfraError: it cannot be reached.
@@ -169,7 +182,7 @@ class Virtual(Protocol):
         """As in `Transport`."""
 
     @classmethod
-    def introduce(cls, device: Device) -> tuple[tuple[str, str], ...]:
+    def introduce(cls, device: Device, tell: Tell = silent) -> tuple[tuple[str, str], ...]:
         """As in `Transport`."""
         return ()
 
@@ -177,6 +190,37 @@ class Virtual(Protocol):
     @abstractmethod
     def start(cls, device: Device) -> Device:
         """Switch it on, once per process; the same device at the address where it answers."""
+
+
+class Power(Protocol):
+    """A switchable port that feeds a device.
+
+    Made with the `Device`; touches nothing before it is told to.
+
+    Attributes:
+        options: keys that a device fed by it may have in the inventory.
+    """
+
+    options: ClassVar[tuple[str, ...]] = ()
+
+    @classmethod
+    def check(cls, device: Device) -> None:
+        """As in `Transport`."""
+
+    @abstractmethod
+    def __init__(self, device: Device) -> None: ...
+
+    @abstractmethod
+    def on(self) -> None:
+        """Feed the device; has a deadline of its own, and switching on twice is no error.
+
+        Raises:
+            InfraError: the port does not obey.
+        """
+
+    @abstractmethod
+    def off(self) -> None:
+        """Stop feeding the device, as in `on`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,6 +5,7 @@ Raw samples come first; every statistic is derived from them and can be derived 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -62,6 +63,31 @@ class Fact:
 
     name: str
     value: str
+
+
+SYSTEM_FACTS = (
+    "fingerprint", "os", "kernel", "libc", "onnxruntime", "python", "governor",
+    "fixed_performance", "power_model",
+)  # fmt: skip
+"""Facts whose change may move the level of every model: an update, or a setting of the device.
+
+Frequency limits are none of them: heat and weak batteries lower them, which is what canaries see.
+"""
+
+
+def system_of(environment: Iterable[Fact]) -> tuple[Fact, ...]:
+    """The system of a device: what of its environment moves every model when it changes."""
+    return tuple(fact for fact in environment if fact.name in SYSTEM_FACTS)
+
+
+def system_changes(before: Iterable[Fact], after: Iterable[Fact]) -> tuple[str, ...]:
+    """How two systems differ, `os: A -> B` each; what one of them does not tell is no change."""
+    was = {fact.name: fact.value for fact in system_of(before)}
+    return tuple(
+        f"{fact.name}: {was[fact.name]} -> {fact.value}"
+        for fact in system_of(after)
+        if was.get(fact.name, fact.value) != fact.value
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -294,7 +320,7 @@ class JobResult:
         repeats: every repeat, in order.
         canaries: the canary before the first and after the last of them, where there is one.
         unfit: why nothing of this may be judged, beginning with a code: `canary_out_of_band`,
-            `governor_changed`; empty if it may.
+            `governor_changed`, `system_changed`; empty if it may.
         arms: summaries per model.
         notes: lines for people, such as why accuracy was skipped.
         error: why it did not complete.

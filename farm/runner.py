@@ -35,6 +35,7 @@ from farm.record import (
     Outcome,
     Reading,
     Repeat,
+    system_changes,
 )
 from farm.session import Session, open_session
 
@@ -111,7 +112,10 @@ def _measure(
     job = harvest.job
     runtime = find_runtime(job.runtime)(session.transport)
     harvest.simulated = session.simulated
-    harvest.environment = (*session.environment, *runtime.facts())
+    environment = (*session.environment, *runtime.facts())
+    if changes := system_changes(harvest.environment, environment):  # since an earlier session
+        harvest.unfit = harvest.unfit or f"system_changed: {', '.join(changes)}"
+    harvest.environment = environment
     harvest.notes += session.notes
     harvest.ran.clear()
     deployed = {arm.arm: _deploy(runtime, harvest, arm) for arm in job.arms}

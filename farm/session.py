@@ -8,9 +8,10 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 
+from farm.charging import reached
 from farm.errors import Evidence, FarmError, OutOfSpace, PreflightFailed
 from farm.model import Device
-from farm.plugins import connect, find_platform, find_transport
+from farm.plugins import find_transport
 from farm.protocols import Limits, Platform, Transport, Watch
 from farm.record import Fact, Finding
 from farm.shell import insist
@@ -53,36 +54,35 @@ def open_session(device: Device, limits: Limits) -> Iterator[Session]:
         PreflightFailed: it did not become fit in time.
         OutOfSpace: there is no room for what must be pushed.
     """
-    transport = connect(device)
-    began = time.monotonic()
-    platform: Platform | None = None
-    try:
-        platform = find_platform(transport.platform)(transport)
+    with reached(device) as (transport, platform):
+        began = time.monotonic()
         try:
-            notes = _clean(platform)
-            findings = _wait_until_fit(device, transport, platform, limits)
-            notes += tuple(f"{finding.code}: {finding.message}" for finding in findings)
-            notes += platform.prepare()
-            with closing(platform.watch()) as watch:
-                yield Session(
-                    device=device,
-                    transport=transport,
-                    platform=platform,
-                    watch=watch,
-                    simulated=device.simulated or find_transport(device.address.scheme).simulated,
-                    environment=(*platform.facts(), FARM_VERSION),
-                    notes=notes,
-                    limits=limits,
-                )
-        finally:
-            insist(platform.restore)
-    except FarmError as error:
-        error.device = error.device or device.name
-        with suppress(FarmError):
-            error.evidence += platform.evidence(time.monotonic() - began) if platform else ()
-        raise
-    finally:
-        transport.close()
+            try:
+                notes = _clean(platform)
+                findings = _wait_until_fit(device, transport, platform, limits)
+                notes += tuple(f"{finding.code}: {finding.message}" for finding in findings)
+                notes += platform.prepare()
+                with closing(platform.watch()) as watch:
+                    yield Session(
+                        device=device,
+                        transport=transport,
+                        platform=platform,
+                        watch=watch,
+                        simulated=_is_simulated(device),
+                        environment=(*platform.facts(), FARM_VERSION),
+                        notes=notes,
+                        limits=limits,
+                    )
+            finally:
+                insist(platform.restore)
+        except FarmError as error:
+            with suppress(FarmError):
+                error.evidence += platform.evidence(time.monotonic() - began)
+            raise
+
+
+def _is_simulated(device: Device) -> bool:
+    return device.simulated or find_transport(device.address.scheme).simulated
 
 
 def _clean(platform: Platform) -> tuple[str, ...]:

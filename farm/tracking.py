@@ -20,7 +20,7 @@ from farm.alerts import (
     Shift,
     State,
     begun,
-    is_worse,
+    by_direction,
     moved,
 )
 
@@ -32,7 +32,7 @@ ABSENCES = 3
 """Analyses in a row, each of other data, without the step, after which it is withdrawn."""
 UNDONE = 0.75
 """The smallest part of a step that the step back must undo."""
-UNTRIAGED = (State.NEW, State.CONFIRMED, State.IMPROVEMENT)
+UNTRIAGED = (State.NEW, State.CONFIRMED, State.IMPROVEMENT, State.ENVIRONMENT)
 """Nobody has said a word yet."""
 
 
@@ -116,7 +116,7 @@ def _observed(
 
 def _judged(alert: Alert, analysis: Analysis, position: dict[str, int], when: str) -> Alert:
     """An alert after what the measurements say about it."""
-    for rule in (_seen_again, _outlasted, _worsened, _gone, _mended, _unmended):
+    for rule in RULES:
         verdict = rule(alert, analysis, position)
         if verdict:
             target, why = verdict
@@ -130,14 +130,33 @@ Verdict = tuple[State, str] | None
 def _seen_again(alert: Alert, analysis: Analysis, position: dict[str, int]) -> Verdict:
     if alert.state is not State.WITHDRAWN or alert.absences:
         return None
-    worse = is_worse(alert.subject.metric, rises=alert.shift.rises)
-    return State.NEW if worse else State.IMPROVEMENT, "the step was seen again"
+    return by_direction(alert.subject.metric, alert.shift), "the step was seen again"
+
+
+def _explained(alert: Alert, analysis: Analysis, position: dict[str, int]) -> Verdict:
+    """What the device's system did is no alert, until somebody has said something about it."""
+    told = analysis.boundaries.get(alert.shift.revision)
+    if told is None or not told.environment or alert.absences or alert.state not in UNTRIAGED:
+        return None
+    return None if alert.state is State.ENVIRONMENT else (State.ENVIRONMENT, told.why)
+
+
+def _unexplained(alert: Alert, analysis: Analysis, position: dict[str, int]) -> Verdict:
+    told = analysis.boundaries.get(alert.shift.revision)
+    if alert.state is not State.ENVIRONMENT or alert.absences or (told and told.environment):
+        return None
+    why = told.why if told else "the step is not where the system of the device changed"
+    return by_direction(alert.subject.metric, alert.shift), why
 
 
 def _outlasted(alert: Alert, analysis: Analysis, position: dict[str, int]) -> Verdict:
     if alert.state is not State.NEW or alert.absences or alert.shift.n_after < CONFIRMING:
         return None
-    return State.CONFIRMED, f"{alert.shift.n_after} points have the new level"
+    told = analysis.boundaries.get(alert.shift.revision)
+    if told and told.environment is None:
+        return None
+    why = f"{alert.shift.n_after} points have the new level"
+    return State.CONFIRMED, f"{why}; {told.why}" if told else why
 
 
 def _worsened(alert: Alert, analysis: Analysis, position: dict[str, int]) -> Verdict:
@@ -184,3 +203,9 @@ def _unmended(alert: Alert, analysis: Analysis, position: dict[str, int]) -> Ver
 def _is_back(alert: Alert, analysis: Analysis) -> bool:
     recent = analysis.recent
     return len(recent) >= JUDGED and alert.shift.is_undone_by(median(recent))
+
+
+RULES = (
+    _seen_again, _explained, _unexplained, _outlasted, _worsened, _gone, _mended, _unmended,
+)  # fmt: skip
+"""What measurements may say, in the order in which it is asked."""

@@ -15,10 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from farm import alerts as states
-from farm.alerts import JUDGED, OPEN, Alert, Analysis, Shift, State, Subject
+from farm.alerts import JUDGED, OPEN, Alert, Analysis, AtBoundary, Shift, State, Subject
+from farm.analysis.boundaries import Cause
 from farm.analysis.changepoint import MIN_EFFECT, MIN_MADS, Step, find_changes
 from farm.errors import ConfigError, as_utf8
-from farm.history import Series, stored_series
+from farm.history import Series, explain, stored_series
 from farm.incidents import Group, Pool, group_alerts
 from farm.metrics import METRICS
 from farm.store.alerts import Basis, Stamp, change_alert, find_alert, open_kept, read_basis, revise
@@ -31,6 +32,8 @@ Floats = npt.NDArray[np.float64]
 BAND_MADS = 2.5
 """Half the band of an old level in median absolute deviations: three standard errors of the median
 of `JUDGED` points, 3 * 1.2533 * 1.4826 / sqrt(5)."""
+BLAMED = {Cause.MODEL: False, Cause.ENVIRONMENT: True, Cause.UNDECIDED: None}
+"""Whether a cause is the system of the device."""
 MAX_WHY = 2000
 """Characters of a reason."""
 MAX_WHO = 100
@@ -147,6 +150,9 @@ def analyse(series: Series, subject: Subject) -> Analysis:
     present = np.flatnonzero(np.isfinite(series.values))
     values = series.values[present]
     labels = tuple(series.labels[index] for index in present)
+    systems = tuple(series.systems[index] for index in present) if series.systems else ()
+    series = replace(series, values=values, labels=labels, systems=systems)
+    steps = find_changes(values, exact=series.exact).steps
     text = json.dumps([labels, values.tolist()])
     return Analysis(
         subject=subject,
@@ -154,9 +160,12 @@ def analyse(series: Series, subject: Subject) -> Analysis:
         recent=tuple(values[-JUDGED:].tolist()),
         digest=hashlib.sha256(text.encode()).hexdigest()[:16],
         shifts=tuple(
-            _shift(step, labels, values[step.index - step.n_before : step.index])
-            for step in find_changes(values, exact=series.exact).steps
+            _shift(step, labels, values[step.index - step.n_before : step.index]) for step in steps
         ),
+        boundaries={
+            labels[index]: AtBoundary(environment=BLAMED[told.cause], why=told.why)
+            for index, told in explain(series, steps).items()
+        },
     )
 
 
@@ -203,6 +212,7 @@ def _ordered(series: Series, place: dict[str, int]) -> Series:
         series,
         labels=tuple(series.labels[index] for index in order),
         values=series.values[order],
+        systems=tuple(series.systems[index] for index in order) if series.systems else (),
     )
 
 

@@ -11,15 +11,13 @@ import os
 from drivers.platforms import linux_fitness, linux_leftovers, linux_settings
 from drivers.platforms.linux_facts import FACTS, read_facts
 from drivers.platforms.linux_readings import SAMPLE, read_look
-from drivers.platforms.linux_told import Pairs, read_pairs
-from drivers.platforms.linux_watch import WATCH, LinuxWatch, spare_mask
-from farm.errors import Evidence, InfraError
+from drivers.platforms.linux_told import Pairs, ask, read_pairs
+from drivers.platforms.linux_watch import WATCH, LinuxWatch, watch_arguments
+from farm.errors import Evidence
 from farm.model import Device
 from farm.protocols import Limits, Platform, Transport, Watch
 from farm.record import Fact, Finding, Reading
 from farm.shell import script
-
-TIMEOUT_S = 30.0
 
 
 class LinuxPlatform(Platform):
@@ -73,9 +71,8 @@ class LinuxPlatform(Platform):
 
     def watch(self) -> Watch:
         """The same once a second, from the other cores if the inventory names those under test."""
-        cores = self._settings.cores
-        tested = f" {' '.join(map(str, cores))} " if cores else ""
-        return LinuxWatch(self._transport.stream(script(WATCH, spare_mask(cores), tested)))
+        arguments = watch_arguments(self._settings.cores)
+        return LinuxWatch(self._transport.stream(script(WATCH, *arguments)))
 
     def sweep(self) -> tuple[str, ...]:
         """Kill what runs that nobody waits for have started, and remove their folders."""
@@ -91,7 +88,4 @@ class LinuxPlatform(Platform):
         return read_pairs(self._script(text, *arguments))
 
     def _script(self, text: str, *arguments: str) -> str:
-        done = self._transport.run(script(text, *arguments), timeout_s=TIMEOUT_S)
-        if done.returncode:
-            raise InfraError(f"a shell script failed there: {done.stderr.strip()[:200]}")
-        return done.stdout
+        return ask(self._transport, text, *arguments)

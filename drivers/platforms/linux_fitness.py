@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from contextlib import suppress
 
 from drivers.platforms.linux_readings import SAMPLE, Look, read_look
@@ -18,18 +19,16 @@ MAX_PRESSURE_PCT = 20.0
 
 UNDER_VOLTAGE_BIT = 0x1
 
-# A look, and $1's free room, and which cores are there. `df` says `available` before the share;
-# where it cannot find the mount, as in a container, the file system itself is asked.
-FITNESS = (
-    SAMPLE
-    + """
+# $1's free room, and which cores are there. `df` says `available` before the share; where it cannot
+# find the mount, as in a container, the file system itself is asked.
+ROOM = """
 df -Pk "$1" 2>/dev/null | { read -r _; read -r line && echo "df=$line"; } ||
   stat -f -c 'free=%a %S' "$1" 2>/dev/null
 get "$cpus/online" && echo "online=$got"
 get "$cpus/present" && echo "present=$got"
 true
 """
-)
+FITNESS = SAMPLE + ROOM
 _BLOCKS = re.compile(r"(\d+) (\d+)")
 _AVAILABLE = re.compile(r"\s(\d+)\s+(\d+%|-)\s")
 
@@ -44,24 +43,35 @@ def find(pairs: Pairs, limits: Limits, cores_under_test: tuple[int, ...]) -> tup
     """
     told = dict(pairs)
     look = read_look(pairs)
-    online, present = _cores(told.get("online", "")), _cores(told.get("present", ""))
     found = [
-        *_space(_free_bytes(told), limits),
-        *_memory(look),
+        *find_room(told, look, limits),
         *_heat(look, limits),
         *_power(look),
-        *_company(look, len(online)),
+        *_company(look, len(_cores(told.get("online", "")))),
+        *find_missing_cores(told, cores_under_test),
     ]
+    return tuple(found)
+
+
+def find_room(told: Mapping[str, str], look: Look, limits: Limits) -> list[Finding]:
+    """What is missing of space and memory."""
+    return [*_space(_free_bytes(told), limits), *_memory(look)]
+
+
+def find_missing_cores(told: Mapping[str, str], cores_under_test: tuple[int, ...]) -> list[Finding]:
+    """Cores that are not there, of those under test and of all."""
+    found = []
+    online, present = _cores(told.get("online", "")), _cores(told.get("present", ""))
     if gone := tuple(core for core in cores_under_test if online and core not in online):
         message = f"cores {write_cores(gone)} are to be used, and only {told['online']} are online"
         found.append(Finding(code="no_core", message=message, blocking=True))
     if offline := tuple(core for core in present if online and core not in online):
         message = f"cores {write_cores(offline)} are offline"
         found.append(Finding(code="offline", message=message, blocking=False))
-    return tuple(found)
+    return found
 
 
-def _free_bytes(told: dict[str, str]) -> int | None:
+def _free_bytes(told: Mapping[str, str]) -> int | None:
     available = _AVAILABLE.search(told.get("df", ""))
     if available:
         return int(available[1]) * 1024

@@ -21,6 +21,8 @@ SWEEP = (
 rm -f -- "$1"/*.part "$1"/store/*.part
 cd "$1/runs" 2>/dev/null || exit 0
 here=$(pwd -P)
+newline='
+'
 links=
 for run in */; do
   run=${run%/} stray=
@@ -32,13 +34,15 @@ for run in */; do
     began "$pid" && [ "$began" = "$since" ] && kill -9 "-$pid" 2>/dev/null && stray=yes
   fi
   [ -n "$links" ] || links=$(ls -l /proc/[0-9]*/cwd 2>/dev/null)
-  while IFS= read -r link; do
+  IFS=$newline
+  set -f
+  for link in $links; do
     case $link in *" -> $here/$run" | *" -> $here/$run/"*) ;; *) continue ;; esac
     link=${link%%/cwd -> *}
     kill -9 "${link##*/proc/}" 2>/dev/null && stray=yes
-  done <<END
-$links
-END
+  done
+  set +f
+  unset IFS
   [ -z "$stray" ] || echo "$run"
   rm -rf -- "$run" 2>/dev/null || { sleep 1; rm -rf -- "$run"; }
 done
@@ -76,5 +80,10 @@ def recent(told: str, last_s: float) -> str:
             within = float(stamp[1]) >= since
         if within and line:  # a line without a stamp goes on with the message before it
             kept.append(line)
-    text = "\n".join(kept[-MAX_LINES:]).encode()[-MAX_BYTES:]
+    return latest(kept)
+
+
+def latest(lines: list[str]) -> str:
+    """The last of many lines, as many as are kept for people."""
+    text = "\n".join(lines[-MAX_LINES:]).encode()[-MAX_BYTES:]
     return text.decode(errors="ignore")

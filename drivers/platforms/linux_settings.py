@@ -18,12 +18,43 @@ FILES = {"governor": "scaling_governor", "max_khz": "scaling_max_freq"}
 """The file of each setting, one in every frequency domain."""
 _NAMES = {file: name for name, file in FILES.items()}
 
-# put FILE VALUE: as whom we are, otherwise as root where that needs no password.
 # alone: a script whose controller was killed may still be at work; the file `tuning` names it. The
 # later one ends the earlier, and one whose starter is gone ends itself before it changes anything.
-_PUT = (
+# keep FILE TEXT: whole and on the disk, or not at all.
+ALONE = (
     GET
     + BEGAN
+    + """
+newline='
+'
+still_wanted() {
+  parent=$PPID
+  { read -r _ _ _ parent _ <"/proc/$$/stat"; } 2>/dev/null
+  [ "$parent" = "$PPID" ] || exit 0
+}
+end() { kill -9 "$1"; }
+alone() {
+  still_wanted
+  began $$
+  mine=$began
+  if { read -r pid since <tuning; } 2>/dev/null && began "$pid" && [ "$began" = "$since" ]; then
+    [ "$since" -gt "$mine" ] && exit 0
+    end "$pid"
+  fi
+  { echo "$$ $mine" >tuning; } 2>/dev/null
+  still_wanted
+}
+keep() {
+  part=$1.$$.part
+  { printf '%s\\n' "$2" >"$part" && { sync "$part" || sync; } && mv -f "$part" "$1"; } \\
+    2>/dev/null || { rm -f "$part"; false; }
+}
+"""
+)
+
+# put FILE VALUE: as whom we are, otherwise as root where that needs no password.
+_PUT = (
+    ALONE
     + """
 policies=$cpus/cpufreq
 boot= sudo=
@@ -36,22 +67,6 @@ put() {
   { echo "$2" >"$1"; } 2>/dev/null && return
   may_sudo && echo "$2" | sudo -n tee "$1" >/dev/null 2>&1
 }
-still_wanted() {
-  parent=$PPID
-  { read -r _ _ _ parent _ <"/proc/$$/stat"; } 2>/dev/null
-  [ "$parent" = "$PPID" ] || exit 0
-}
-alone() {
-  still_wanted
-  began $$
-  mine=$began
-  if { read -r pid since <tuning; } 2>/dev/null && began "$pid" && [ "$began" = "$since" ]; then
-    [ "$since" -gt "$mine" ] && exit 0
-    kill -9 "$pid"
-  fi
-  { echo "$$ $mine" >tuning; } 2>/dev/null
-  still_wanted
-}
 """
 )
 
@@ -63,8 +78,6 @@ PREPARE = (
 mkdir -p -- "$1" && cd "$1" || exit 1
 shift
 alone
-newline='
-'
 text="boot $boot" original=' ' was=none
 [ -r restore ] && read -r _ was <restore
 [ "$was" = "$boot" ] && while read -r policy file value; do
@@ -81,9 +94,7 @@ for want in "$@"; do
   done
 done
 if [ "$original" != ' ' ]; then
-  part=restore.$$.part
-  { printf '%s\\n' "$text" >$part && { sync $part || sync; } && mv -f $part restore; } \\
-    2>/dev/null || { echo unsaved; rm -f $part tuning; exit 0; }
+  keep restore "$text" || { echo unsaved; rm -f tuning; exit 0; }
 fi
 for want in "$@"; do
   file=${want%%=*} value=${want#*=} seen=

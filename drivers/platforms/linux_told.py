@@ -8,6 +8,11 @@ from __future__ import annotations
 
 import math
 
+from farm.errors import InfraError
+from farm.shell import Shell, script
+
+TIMEOUT_S = 30.0
+
 Pairs = list[tuple[str, str]]
 """Names and values in the order told; a name may come again."""
 
@@ -32,6 +37,18 @@ began() {
   began=${20}
 }
 """
+
+
+def ask(device: Shell, text: str, *arguments: str) -> str:
+    """What a script prints.
+
+    Raises:
+        InfraError: it did not come to its end.
+    """
+    done = device.run(script(text, *arguments), timeout_s=TIMEOUT_S)
+    if done.returncode:
+        raise InfraError(f"a shell script failed there: {done.stderr.strip()[:200]}")
+    return done.stdout
 
 
 def read_pairs(text: str) -> Pairs:

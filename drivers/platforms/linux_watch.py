@@ -5,17 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from drivers.platforms.linux_readings import FIND, LOOK, read_look
+from drivers.platforms.linux_readings import FIND, LOOK, Look, read_look
 from drivers.platforms.linux_told import Pairs, read_number
 from farm.protocols import Stream, Watch
 from farm.record import Reading
 
-# $1: a mask of cores to run on, or nothing; $2: the cores under test as ` 2 3 `, or nothing for
-# all. An empty line ends each look. The script ends when nobody can read it any more, or when the
-# process that started it has: no device keeps it. `sleep` is all that it starts.
-WATCH = (
-    FIND
-    + """
+_BEGIN = """
 renice -n 19 -p $$ >/dev/null 2>&1
 [ -n "$1" ] && taskset -p "$1" $$ >/dev/null 2>&1
 tested=
@@ -36,8 +31,7 @@ parent
 first=$parent
 while [ "$parent" = "$first" ]; do
 """
-    + LOOK
-    + """
+_END = """
   for n in $tested; do
     line=
     while read -r khz ticks; do
@@ -50,7 +44,24 @@ while [ "$parent" = "$first" ]; do
   parent
 done
 """
-)
+
+
+def watch_script(find: str, look: str) -> str:
+    """The script of a watch.
+
+    Its $1 is a mask of cores to run on, or nothing; its $2 the cores under test as ` 2 3 `, or
+    nothing for all. An empty line ends each look. The script ends when nobody can read it any
+    more, or when the process that started it has: no device keeps it. Besides `look` it starts
+    `sleep` alone.
+
+    Args:
+        find: finds once what there is to look at.
+        look: one look.
+    """
+    return find + _BEGIN + look + _END
+
+
+WATCH = watch_script(FIND, LOOK)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,8 +102,7 @@ class LinuxWatch(Watch):
                 self._begun.append((name, value))
             elif self._begun:
                 look = read_look(self._begun)
-                found += look.readings(self._throttles)
-                self._throttles = look.throttles
+                found += self.read(look, self._begun)
                 times, t_ns = read_times(self._begun), look.t_ns
                 self._begun = []
         share = share_below(self._times, times)
@@ -102,9 +112,21 @@ class LinuxWatch(Watch):
             found.append(Reading(t_ns=t_ns, name=name, unit="ratio", value=share))
         return tuple(found)
 
+    def read(self, look: Look, pairs: Pairs) -> tuple[Reading, ...]:
+        """The readings of one look; `pairs` is all that it told."""
+        readings = look.readings(self._throttles)
+        self._throttles = look.throttles
+        return readings
+
     def close(self) -> None:
         """End the script."""
         self._stream.close()
+
+
+def watch_arguments(cores_under_test: tuple[int, ...]) -> tuple[str, str]:
+    """What the script is told of the cores under test; none are named for all."""
+    tested = f" {' '.join(map(str, cores_under_test))} " if cores_under_test else ""
+    return spare_mask(cores_under_test), tested
 
 
 def spare_mask(cores_under_test: tuple[int, ...]) -> str:

@@ -32,6 +32,17 @@ TRIPLES = {
 GLIBC = "2.28"
 """The oldest C library that onnxruntime's wheels run on."""
 
+NDK_CLANGS = {
+    "x86_64": "x86_64-linux-android24-clang",
+    "aarch64": "aarch64-linux-android24-clang",
+    "armv7l": "armv7a-linux-androideabi24-clang",
+}
+"""The compilers of Android's NDK, for Android 7 and newer."""
+NDK_FLAGS = ("-fPIE", "-pie", "-Wl,-z,max-page-size=16384")
+"""Android starts nothing else, and newer phones have pages of 16 KiB."""
+NDK_FOLDERS = ("ANDROID_NDK_HOME", "ANDROID_NDK_ROOT")
+"""Variables of the environment that may name the NDK's folder."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compiler:
@@ -46,12 +57,18 @@ class Compiler:
     version: str
 
 
-def build_runner(architecture: str) -> Artifact:
+def build_runner(architecture: str, *, android: bool = False) -> Artifact:
     """The runner for an architecture, by the best compiler that is there.
+
+    Args:
+        architecture: what it must run on.
+        android: whether the C library there is Android's, not that of Linux distributions.
 
     Raises:
         ConfigError: no compiler for it, or it does not compile.
     """
+    if android:
+        return build_with(ndk_compiler(architecture))
     found = compilers(architecture)
     if not found:
         raise ConfigError(
@@ -61,8 +78,31 @@ def build_runner(architecture: str) -> Artifact:
     return build_with(found[0])
 
 
+def ndk_compiler(architecture: str) -> Compiler:
+    """The compiler of Android's NDK, which alone has the headers of Android's C library.
+
+    Raises:
+        ConfigError: there is no NDK.
+    """
+    _refuse_unknown(architecture)
+    name = NDK_CLANGS[architecture]
+    message = f"there is no Android NDK here, whose {name} builds the runner"
+    for variable in NDK_FOLDERS:
+        if not os.environ.get(variable):
+            continue
+        folder = Path(os.environ[variable])
+        programs = sorted(folder.glob(f"toolchains/llvm/prebuilt/*/bin/{name}"))
+        if programs:
+            return Compiler(command=(str(programs[0]), *NDK_FLAGS), version=_ndk_version(folder))
+        message = f"{variable}={str(folder)!r} is no NDK with {name}"
+    raise ConfigError(
+        message,
+        hint="unpack Android's NDK (r21 or newer) here and set ANDROID_NDK_HOME to its folder",
+    )
+
+
 def compilers(architecture: str) -> tuple[Compiler, ...]:
-    """The compilers for an architecture, best first.
+    """The compilers for Linux on an architecture, best first.
 
     zig comes first because it links against the C library of a chosen version. The system's gcc
     links against its own: built beside a new C library, the runner asks for symbols such as
@@ -71,11 +111,7 @@ def compilers(architecture: str) -> tuple[Compiler, ...]:
     Raises:
         ConfigError: the runner cannot be built for that architecture.
     """
-    if architecture not in TRIPLES:
-        raise ConfigError(
-            f"the native runner cannot be built for the architecture '{architecture}'",
-            hint=f"it runs on {', '.join(TRIPLES)}; elsewhere use the runtime ort_python",
-        )
+    _refuse_unknown(architecture)
     triple = TRIPLES[architecture]
     found = []
     if find_spec("ziglang"):
@@ -116,9 +152,26 @@ def _compile(compiler: Compiler, sources: list[Path], target: Path) -> None:
     if done.returncode:
         raise ConfigError(
             f"'{' '.join(compiler.command)}' cannot build the native runner",
-            hint="pip install 'verdict-farm[native]'; the complaint is in the record",
+            hint="the complaint is in the record; reinstall the compiler: for Linux that is "
+            "pip install 'verdict-farm[native]', for Android the NDK",
             evidence=[Evidence(name="stderr", text=done.stderr)],
         )
+
+
+def _refuse_unknown(architecture: str) -> None:
+    if architecture not in TRIPLES:
+        raise ConfigError(
+            f"the native runner cannot be built for the architecture '{architecture}'",
+            hint=f"it runs on {', '.join(TRIPLES)}; elsewhere use the runtime ort_python",
+        )
+
+
+def _ndk_version(folder: Path) -> str:
+    """What the NDK tells of itself: all of it, as no two releases tell the same."""
+    try:
+        return (folder / "source.properties").read_text(errors="replace")
+    except OSError:
+        return ""
 
 
 def _told_version(path: str) -> str:

@@ -1,4 +1,4 @@
-"""The shared library of ONNX Runtime for a board, and what must lie beside it."""
+"""The shared library of ONNX Runtime for a board or phone, and what must lie beside it."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 
 from drivers.runtimes.controller_cache import made_once
+from drivers.runtimes.elf import read_shared_library
 from farm.errors import ConfigError, Evidence
 from farm.model import Artifact
 from farm.shell import cache_folder
@@ -21,37 +22,51 @@ OFFICIAL = ("x86_64", "aarch64")
 """Architectures that onnxruntime's authors make wheels for."""
 PLATFORMS = ("manylinux_2_28", "manylinux_2_27", "manylinux2014")
 DOWNLOAD_S = 900.0
-MACHINES = {62: "x86_64", 183: "aarch64", 40: "armv7l"}
-"""The numbers that ELF files have for architectures."""
+ABIS = {"x86_64": "x86_64", "aarch64": "arm64-v8a", "armv7l": "armeabi-v7a"}
+"""What Android calls architectures; folders of an .aar have these names."""
+
+LINUX_C, ANDROID_C = "libc.so.6", "libc.so"
+"""What libraries call the C library of Linux distributions (glibc), and that of Android."""
 
 _MAIN = re.compile(r"libonnxruntime\.so[\d.]*", re.ASCII)
 _ANY = re.compile(r"lib[\w+.-]+\.so[\w.]*", re.ASCII)
-_PROVIDER = re.compile(r"libonnxruntime_providers_\w+\.so", re.ASCII)
+_PROVIDER = re.compile(r"lib(onnxruntime_providers_|Qnn)\w+\.so", re.ASCII)
+"""A provider, or a part of Qualcomm's, which the provider opens by its name."""
+_FOR_JAVA = re.compile(r"lib\w+_jni\.so", re.ASCII)
 _BRIDGE = "libonnxruntime_providers_shared.so"
 
 
-def find_library(option: str, architecture: str) -> tuple[Path, ...]:
+def find_library(option: str, architecture: str, *, android: bool = False) -> tuple[Path, ...]:
     """The files that a board needs, the library itself first.
 
     Args:
-        option: a .so or a .whl of the controller; empty for the official wheel.
+        option: a .so, a .whl or an .aar of the controller; empty for the official wheel.
         architecture: what they must be made for.
+        android: whether they must be made for Android, not for Linux distributions.
 
     Raises:
-        ConfigError: there is none, or it is for another architecture.
+        ConfigError: there is none, or it is for another machine.
     """
+    path = Path(option).expanduser()
     if not option:
-        files = _official(architecture)
-    elif option.endswith(".whl"):
-        files = _in_folder(_unpacked(Path(option).expanduser()))
+        files = _official(architecture, android=android)
+    elif path.suffix == ".whl":
+        files = _in_folder(_unpacked(path))
+    elif path.suffix == ".aar":
+        files = _in_aar(path, architecture)
     else:
-        main = Path(option).expanduser()
-        files = (main, *_providers(main.parent))
-    _refuse_other_machine(files[0], architecture)
-    return files
+        files = (path, *_providers(path.parent))
+    _refuse_other_machine(files[0], architecture, android=android)
+    return _with_needed(files) if android else files
 
 
-def _official(architecture: str) -> tuple[Path, ...]:
+def _official(architecture: str, *, android: bool) -> tuple[Path, ...]:
+    if android:
+        raise ConfigError(
+            "there is no official wheel of onnxruntime for Android",
+            hint="name a library in the inventory: ort_library: FILE.aar (onnxruntime-android), "
+            f"or a wheel of sherpa-onnx-core for Android ({_abi(architecture)})",
+        )
     if architecture not in OFFICIAL:
         raise ConfigError(
             f"there is no official wheel of onnxruntime for {architecture}",
@@ -91,34 +106,49 @@ def _download(wanted: str, architecture: str, target: Path) -> None:
     shutil.rmtree(wheels)
 
 
-def _unpacked(wheel: Path) -> Path:
-    digest = Artifact.of(wheel).sha256
-    return made_once(
-        cache_folder() / "onnxruntime" / digest[:32], lambda made: _unpack(wheel, made)
-    )
+def _unpacked(archive: Path, inside: str = "") -> Path:
+    digest = Artifact.of(archive).sha256
+    folder = cache_folder() / "onnxruntime" / f"{digest[:32]}{inside.replace('/', '-')}"
+    return made_once(folder, lambda made: _unpack(archive, made, inside))
 
 
-def _unpack(wheel: Path, target: Path) -> None:
-    """Take the libraries out of the folder of the wheel that holds ONNX Runtime.
+def _unpack(source: Path, target: Path, inside: str = "") -> None:
+    """Take the libraries out of the folder of a wheel or .aar that holds ONNX Runtime.
 
     Only the last part of a member's name is used, and only if it is that of a library, so no name
     leads out of the target.
+
+    Args:
+        source: the archive.
+        target: where they go.
+        inside: the folder in the archive; empty to find it.
     """
     try:
-        with zipfile.ZipFile(wheel) as archive:
+        with zipfile.ZipFile(source) as archive:
             members = {PurePosixPath(member.filename): member for member in archive.infolist()}
-            mains = [path for path in members if _MAIN.fullmatch(path.name)]
+            mains = [
+                path
+                for path in members
+                if _MAIN.fullmatch(path.name) and inside in ("", str(path.parent))
+            ]
             if not mains:
                 raise ConfigError(
-                    f"{wheel.name} holds no libonnxruntime.so",
+                    f"{source.name} holds no {PurePosixPath(inside, 'libonnxruntime.so')}",
                     hint="take a newer onnxruntime, or for example sherpa-onnx-core",
                 )
             for path, member in members.items():
                 if path.parent == mains[0].parent and _ANY.fullmatch(path.name):
-                    with archive.open(member) as source, (target / path.name).open("wb") as copy:
-                        shutil.copyfileobj(source, copy)
+                    with archive.open(member) as data, (target / path.name).open("wb") as copy:
+                        shutil.copyfileobj(data, copy)
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
-        raise ConfigError(f"{str(wheel)!r} is no wheel: {error}") from error
+        raise ConfigError(f"{str(source)!r} is no wheel or .aar: {error}") from error
+
+
+def _in_aar(archive: Path, architecture: str) -> tuple[Path, ...]:
+    """The library and all that lies beside it: somebody put it there for a provider."""
+    folder = _unpacked(archive, f"jni/{_abi(architecture)}")
+    files = sorted(folder.iterdir(), key=lambda path: (not _MAIN.fullmatch(path.name), path.name))
+    return tuple(path for path in files if not _FOR_JAVA.fullmatch(path.name))
 
 
 def _in_folder(folder: Path) -> tuple[Path, ...]:
@@ -138,17 +168,37 @@ def _providers(folder: Path) -> tuple[Path, ...]:
     return tuple(path for path in sorted(folder.iterdir()) if _PROVIDER.fullmatch(path.name))
 
 
-def _refuse_other_machine(library: Path, architecture: str) -> None:
+def _abi(architecture: str) -> str:
+    return ABIS.get(architecture, architecture)
+
+
+def _with_needed(files: tuple[Path, ...]) -> tuple[Path, ...]:
+    """And what these need of their folder, such as libc++_shared.so, which no Android has."""
+    found = list(files)
+    for path in found:  # it grows meanwhile
+        library = read_shared_library(path)
+        for name in library.needed if library else ():
+            beside = path.parent / name
+            if _ANY.fullmatch(name) and beside not in found and beside.is_file():
+                found.append(beside)
+    return tuple(found)
+
+
+def _refuse_other_machine(library: Path, architecture: str, *, android: bool) -> None:
     try:
-        with library.open("rb") as file:
-            head = file.read(20)
+        found = read_shared_library(library)
     except OSError as error:
         raise ConfigError(f"cannot read {str(library)!r}: {error.strerror}") from error
-    machine = int.from_bytes(head[18:20], "little")
-    if head[:4] != b"\x7fELF" or machine not in MACHINES:
+    if found is None or not found.architecture:
         raise ConfigError(f"{str(library)!r} is no shared library for a board")
-    if MACHINES[machine] != architecture:
+    hint = "name one for the board in the inventory: ort_library"
+    if found.architecture != architecture:
         raise ConfigError(
-            f"{str(library)!r} is for {MACHINES[machine]}, the board is {architecture}",
-            hint="name one for the board in the inventory: ort_library",
+            f"{str(library)!r} is for {found.architecture}, the board is {architecture}", hint=hint
+        )
+    foreign = LINUX_C if android else ANDROID_C
+    if foreign in found.needed:
+        here, there = ("Android", "Linux") if android else ("Linux", "Android")
+        raise ConfigError(
+            f"{str(library)!r} needs {foreign}: it is for {there}, the board runs {here}", hint=hint
         )

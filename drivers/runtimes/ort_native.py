@@ -32,23 +32,49 @@ ON_THE_BOARD = "board:"
 ARCHITECTURES = {"amd64": "x86_64", "arm64": "aarch64", "armv8l": "armv7l"}
 """Other names for what `native_build` calls by one."""
 
-# A 64-bit kernel may carry a 32-bit system, as on many Raspberry Pis.
-_ARCHITECTURE = "uname -m; getconf LONG_BIT 2>/dev/null"
+# Prints the kernel's architecture, the bits of the system, and `android` where its loader lies. A
+# 64-bit kernel may carry a 32-bit system, as on many Raspberry Pis and small phones.
+_MACHINE = """
+uname -m
+if [ -e /system/bin/linker64 ]; then echo 64 android
+elif [ -e /system/bin/linker ]; then echo 32 android
+else getconf LONG_BIT 2>/dev/null
+fi
+"""
+
+# $1: the folder of the library, then the command. Android looks nowhere else for what the library
+# needs or opens by name, and its signal processor has a path of its own.
+_AMID_LIBRARIES = """
+export LD_LIBRARY_PATH="$1" ADSP_LIBRARY_PATH="$1"
+shift
+exec "$@"
+"""
 
 # $1: folder of all libraries, $2: folder of this one, $3: how many stay; then pairs of a name and
 # the file that it stands for. Links are hard ones, for some providers look for their parts beside
-# what a soft link points to. File systems without links get copies.
+# what a soft link points to. Where links cannot be, or Android forbids them, there are copies; a
+# file under its own name is whole.
 _LINK = """
 mkdir -p "$1/$2" && cd "$1" && touch "$2" || exit 1
 ls -1t | tail -n "+$(($3 + 1))" | while read -r old; do rm -rf "./$old"; done
 cd "$2" && shift 3 || exit 1
 while [ $# -gt 1 ]; do
-  ln -f "$2" "./$1" 2>/dev/null || [ -e "./$1" ] || cp "$2" "./$1" || exit 1
+  ln -f "$2" "./$1" 2>/dev/null || [ -e "./$1" ] || {
+    cp "$2" "./$1.part" && mv -f "./$1.part" "./$1"
+  } || exit 1
   shift 2
 done
 """
 KEPT = 2
 """Versions of the library that stay on a device."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Machine:
+    """What a device must have a program and a library for."""
+
+    architecture: str
+    android: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,9 +84,13 @@ class _Program:
     runner: str
     library: str
     identity: str
+    android: bool
 
     def command(self, mode: str) -> tuple[str, ...]:
-        return (self.runner, mode, "--library", self.library)
+        command = (self.runner, mode, "--library", self.library)
+        if not self.android:
+            return command
+        return script(_AMID_LIBRARIES, str(PurePosixPath(self.library).parent), *command)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,11 +121,12 @@ class _Settings:
 
 
 class OrtNative(Runtime):
-    """Runs ONNX models on boards that have a C library (glibc 2.28 or newer) and nothing else.
+    """Runs ONNX models where there is a C library (glibc 2.28, Android 7, or newer), nothing else.
 
     Options of the device:
-        ort_library: the libonnxruntime to use: a .so or .whl on the controller, or `board:/path`
-            for one that the board has, such as its maker's; otherwise that of the official wheel.
+        ort_library: the libonnxruntime to use: a .so, .whl or .aar on the controller, or
+            `board:/path` for one that the board has, such as its maker's; otherwise that of the
+            official wheel, which there is for Linux only.
         cpus: the processors to stay on: `4-7`.
         ep_options: for the execution provider that is asked for first: `device_id=0 other=1`.
     """
@@ -150,11 +181,14 @@ class OrtNative(Runtime):
                 hint="use the runtime ort_python for it",
             )
         if self._program is None:
-            architecture = _architecture(transport)
-            runner = transport.install(build_runner(architecture))
+            machine = _machine(transport)
+            built = build_runner(machine.architecture, android=machine.android)
+            runner = transport.install(built)
             transport.run(("chmod", "755", str(runner)), timeout_s=COMMAND_S)
-            library, identity = _install_library(transport, architecture)
-            self._program = _Program(runner=str(runner), library=library, identity=identity)
+            library, identity = _install_library(transport, machine)
+            self._program = _Program(
+                runner=str(runner), library=library, identity=identity, android=machine.android
+            )
         return self._program
 
 
@@ -228,19 +262,22 @@ class _NativeDeployment(OrtDeployment):
         )
 
 
-def _architecture(transport: Transport) -> str:
-    told = transport.run(script(_ARCHITECTURE), timeout_s=COMMAND_S).stdout.split()
-    machine = told[0] if told else ""
-    architecture = ARCHITECTURES.get(machine, machine)
-    return "armv7l" if architecture == "aarch64" and told[1:] == ["32"] else architecture
+def _machine(transport: Transport) -> _Machine:
+    told = transport.run(script(_MACHINE), timeout_s=COMMAND_S).stdout.split()
+    name = told[0] if told else ""
+    architecture = ARCHITECTURES.get(name, name)
+    if architecture == "aarch64" and told[1:2] == ["32"]:
+        architecture = "armv7l"
+    return _Machine(architecture=architecture, android=told[2:] == ["android"])
 
 
-def _install_library(transport: Transport, architecture: str) -> tuple[str, str]:
+def _install_library(transport: Transport, machine: _Machine) -> tuple[str, str]:
     """Path of the library on the device, and what identifies it."""
     option = transport.device.option("ort_library")
     if option.startswith(ON_THE_BOARD):
         return _library_of_the_board(transport, option.removeprefix(ON_THE_BOARD))
-    artifacts = [Artifact.of(path) for path in find_library(option, architecture)]
+    files = find_library(option, machine.architecture, android=machine.android)
+    artifacts = [Artifact.of(path) for path in files]
     identity = hashlib.sha256(repr([(a.name, a.sha256) for a in artifacts]).encode()).hexdigest()
     # The runtime looks for its providers beside itself and by name, the store knows only digests.
     libraries, name = transport.root / "libraries", identity[:32]

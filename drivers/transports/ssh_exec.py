@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import queue
-import re
-import shlex
 import threading
 import time
 from collections.abc import Iterator
@@ -15,23 +11,16 @@ from typing import IO
 
 import paramiko
 
+from drivers.transports.posix import MARK, STALL_S, Command, command_line, returncode
 from drivers.transports.ssh_link import Link
-from farm.errors import CommandTimeout, ConfigError, ConnectionLost
-from farm.protocols import Stream
+from farm.errors import CommandTimeout, ConnectionLost
 from farm.shell import Completed
 
 CHUNK_BYTES = 32 << 10
 """What fits one SSH packet."""
-STALL_S = 60.0
-"""A transfer in which nothing moves for so long has failed."""
-SIGNALS = range(129, 193)
-"""Exit statuses by which a shell says that a signal ended its command."""
-
-# What the start-up files of a shell print comes before this line, what the command prints after it.
-_MARK = re.compile(rb"(?:^|\n)farm-exec (\d+)\n")
 
 
-class Exec:
+class Exec(Command):
     """A command that runs while this object lives; its process group is known by its pid.
 
     Args:
@@ -52,7 +41,7 @@ class Exec:
         self._started = time.monotonic()
         self._unread = b""
         self._errors = bytearray()
-        command = _command(argv, cwd, device)
+        command = command_line(argv, cwd, device)
         self._channel = link.channel()
         try:
             self._channel.settimeout(STALL_S)
@@ -83,7 +72,7 @@ class Exec:
         if status < 0:  # a command that ends always says how
             raise self._lost()
         return Completed(
-            returncode=128 - status if status in SIGNALS else status,
+            returncode=returncode(status),
             stdout=output.decode(errors="replace"),
             stderr=self._errors.decode(errors="replace"),
             elapsed_s=time.monotonic() - self._started,
@@ -175,7 +164,7 @@ class Exec:
         noise = b""
         while chunk := self._channel.recv(CHUNK_BYTES):
             noise += chunk
-            if found := _MARK.search(noise):
+            if found := MARK.search(noise):
                 self.pid = int(found[1])
                 return noise[found.end() :] or self._channel.recv(CHUNK_BYTES)
         return b""
@@ -197,49 +186,3 @@ class Exec:
             device=self._device,
             hint="check power and network; 'farm doctor' tells whether it is back",
         )
-
-
-class ExecStream(Stream):
-    """The lines of a command, collected by a thread."""
-
-    def __init__(self, command: Exec) -> None:
-        self._exec = command
-        command.send(b"")
-        self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-
-    @property
-    def pid(self) -> int:
-        """The group that prints, 0 if it never said."""
-        return self._exec.pid
-
-    def lines(self) -> tuple[str, ...]:
-        """The whole lines since the last call."""
-        return tuple(self._lines.get() for _ in range(self._lines.qsize()))
-
-    def close(self) -> None:
-        """Stop listening."""
-        self._exec.close()
-        self._reader.join()
-
-    def _read(self) -> None:
-        rest = b""
-        with contextlib.suppress(OSError):
-            for chunk in self._exec.chunks(None):
-                *lines, rest = (rest + chunk).split(b"\n")
-                for line in lines:
-                    self._lines.put(line.decode(errors="replace"))
-
-
-def _command(argv: tuple[str, ...], cwd: PurePosixPath, device: str) -> bytes:
-    """A line for the login shell: every word in quotes, and a mark that tells the process group.
-
-    The shell stays, so that the end of a command by a signal is told as a status.
-    """
-    line = (
-        f"printf '\\nfarm-exec %s\\n' $$; cd {shlex.quote(str(cwd))} && {shlex.join(argv)}; exit $?"
-    )
-    if "\0" in line:
-        raise ConfigError("a command cannot hold a null byte", device=device)
-    return os.fsencode(line)

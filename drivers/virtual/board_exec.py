@@ -11,10 +11,11 @@ from pathlib import Path
 
 import paramiko
 
+from drivers.virtual.machine_exec import NO_COMMAND, begin
+
 CHUNK_BYTES = 32 << 10
 LOOK_S = 1.0
 """How often it is seen that a client has gone which neither sends nor is sent anything."""
-NO_COMMAND = 126
 _GONE = (OSError, EOFError, paramiko.SSHException)
 """What it is told that sends something to a client which has gone."""
 
@@ -39,11 +40,7 @@ def run_command(
         arriving: what bytes that are sent to the process become on their way.
     """
     try:
-        process = subprocess.Popen(
-            [b"sh", b"-c", command],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            bufsize=0, env=environment, cwd=folder, start_new_session=True,
-        )  # fmt: skip
+        process = begin(command, environment=environment, folder=folder)
     except (OSError, ValueError) as error:  # a line that no kernel takes
         with contextlib.suppress(*_GONE):
             channel.sendall_stderr(f"{error}\n".encode())

@@ -15,7 +15,7 @@ import paramiko
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from drivers.virtual.board_listener import Listener
+from drivers.virtual.machine_listener import Listener
 
 USER = "lab"
 

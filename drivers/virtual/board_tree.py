@@ -7,68 +7,29 @@ anybody may write; the physics does not follow them.
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 CORES = 4
 LOWEST_KHZ, HIGHEST_KHZ = 600_000, 1_800_000
 THROTTLED_KHZ = 1_000_000
 GOVERNORS = "performance schedutil powersave"
 MEMORY_KIB = 4 << 20
 
-_CPUS = "sys/devices/system/cpu"
-_POLICY = f"{_CPUS}/cpufreq/policy0"
+CPUS = "sys/devices/system/cpu"
+_POLICY = f"{CPUS}/cpufreq/policy0"
 _ZONE = "sys/class/thermal/thermal_zone0"
 _COOLER = "sys/class/thermal/cooling_device0"
 
 
-class BoardTree:
-    """A folder of such files.
-
-    Args:
-        folder: where; it is made.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._told: dict[str, str] = {}
-
-    def boot(self, *, boot_id: str, serial: str) -> None:
-        """Write everything anew: what was set is forgotten, as after a restart."""
-        for name, text in _files(boot_id, serial).items():
-            self._write(name, text)
-        for core in range(CORES):
-            link = self.folder / _CPUS / f"cpu{core}" / "cpufreq"
-            link.parent.mkdir(exist_ok=True)
-            if not link.is_symlink():
-                link.symlink_to("../cpufreq/policy0")
-        self._told = {}
-
-    def tell(self, *, temperature_c: float, throttled: bool) -> None:
-        """What the sensors show now."""
-        now = {
-            f"{_ZONE}/temp": str(round(1000 * temperature_c)),
-            f"{_COOLER}/cur_state": str(int(throttled)),
-            f"{_POLICY}/scaling_cur_freq": str(THROTTLED_KHZ if throttled else HIGHEST_KHZ),
-        }
-        for name, text in now.items():
-            if self._told.get(name) != text:
-                self._write(name, text)
-        self._told = now
-
-    def _write(self, name: str, text: str) -> None:
-        """In one go: a script may read it at any moment."""
-        path = self.folder / name
-        part = path.with_name(f"{path.name}.part")
-        try:
-            part.write_text(f"{text}\n")
-        except FileNotFoundError:
-            path.parent.mkdir(parents=True)
-            part.write_text(f"{text}\n")
-        os.replace(part, path)
+def sensor_files(temperature_c: float, *, throttled: bool) -> dict[str, str]:
+    """What the sensors show now."""
+    return {
+        f"{_ZONE}/temp": str(round(1000 * temperature_c)),
+        f"{_COOLER}/cur_state": str(int(throttled)),
+        f"{_POLICY}/scaling_cur_freq": str(THROTTLED_KHZ if throttled else HIGHEST_KHZ),
+    }
 
 
-def _files(boot_id: str, serial: str) -> dict[str, str]:
+def board_files(boot_id: str, serial: str) -> dict[str, str]:
+    """Everything else, as it is after a restart."""
     return {
         "proc/device-tree/model": "Virtual board (simulated)",
         "proc/device-tree/compatible": "farm,virtual-board\0farm,virtual-soc\0",
@@ -83,8 +44,8 @@ def _files(boot_id: str, serial: str) -> dict[str, str]:
         "proc/pressure/cpu": "some avg10=0.00 avg60=0.00 avg300=0.00 total=0",
         "etc/os-release": 'NAME="Virtual board"\nPRETTY_NAME="Virtual board (simulated)"',
         "etc/machine-id": serial.rpartition("-")[2].ljust(32, "0"),
-        f"{_CPUS}/online": f"0-{CORES - 1}",
-        f"{_CPUS}/present": f"0-{CORES - 1}",
+        f"{CPUS}/online": f"0-{CORES - 1}",
+        f"{CPUS}/present": f"0-{CORES - 1}",
         f"{_POLICY}/related_cpus": " ".join(map(str, range(CORES))),
         f"{_POLICY}/cpuinfo_min_freq": str(LOWEST_KHZ),
         f"{_POLICY}/cpuinfo_max_freq": str(HIGHEST_KHZ),

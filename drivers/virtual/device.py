@@ -81,19 +81,25 @@ class VirtualDevice:
     Address: `virtual://PROFILE?seed=N&root=/folder&fault=KIND:AT`. Faults strike once, at the
     AT-th operation (`disconnect`), push (`corrupt`) or process start (`hang`, `reboot`); `throttle`
     lasts from the AT-th start on.
+
+    Args:
+        device: as the inventory has it.
+        root: keeps what it keeps without power.
+        kinds: the faults that its address may name.
     """
 
-    def __init__(self, device: Device, root: Path) -> None:
+    def __init__(self, device: Device, root: Path, *, kinds: tuple[str, ...] = FAULTS) -> None:
         profile = find_profile(device.address)
         self.name = device.name
         self.root = root
         self.profile = profile
         self.seed = read_seed(device.address)
-        self._faults = read_faults(device.address)
+        self._faults = read_faults(device.address, kinds)
         self._counts = {"operation": 0, "push": 0, "start": 0}
         self.boots = self._count_boot()
         self.truth: list[Truth] = []
         self.throttled = False
+        self.busy_s = 0.0
         self.body = Body(profile, temperature_c=profile.ambient_c + 4)
         self.clock = VirtualClock()
         self.clock.on_sleep = lambda duration_s: self.body.pass_time(duration_s, profile.idle_w)
@@ -148,6 +154,7 @@ class VirtualDevice:
         result["peak_rss_bytes"] = self._peak_rss(Path(spec["model"]))
         result_path.write_text(json.dumps(result))
         self.body.pass_time(busy_s, self.profile.busy_w)
+        self.busy_s += busy_s
         duration_s = self.profile.start_s + busy_s
         return Ran(returncode=0, stdout="", stderr="", duration_s=duration_s)
 
@@ -263,8 +270,12 @@ def read_seed(address: Address) -> int:
     return int(text)
 
 
-def read_faults(address: Address) -> tuple[tuple[str, int], ...]:
+def read_faults(address: Address, kinds: tuple[str, ...] = FAULTS) -> tuple[tuple[str, int], ...]:
     """Kind and moment of every scripted fault.
+
+    Args:
+        address: of the device.
+        kinds: that it may name.
 
     Raises:
         ConfigError: one cannot be read.
@@ -272,10 +283,10 @@ def read_faults(address: Address) -> tuple[tuple[str, int], ...]:
     faults = []
     for value in (value for name, value in address.options if name == "fault"):
         kind, _, at = value.partition(":")
-        if kind not in FAULTS or not at.isdigit():
+        if kind not in kinds or not at.isdigit():
             raise ConfigError(
                 f"fault '{value}' cannot be read",
-                hint=f"write KIND:AT with KIND one of {', '.join(FAULTS)}",
+                hint=f"write KIND:AT with KIND one of {', '.join(kinds)}",
             )
         faults.append((kind, int(at)))
     return tuple(faults)
@@ -319,10 +330,12 @@ def _run_really(
         quick = {"min_duration_s": 0, "min_queries": 1, "max_duration_s": 10, "warmup_s": 0}
         load = {**spec.get("load", {}), **quick}
         argv = [sys.executable, loadgen, json.dumps({**spec, "load": load})]
+        there = set(folder.iterdir())  # what tells of this very process is nobody else's
         done = subprocess.run(
             argv, cwd=folder, capture_output=True, text=True, timeout=INFER_LIMIT_S, check=False
         )
-        made = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+        new = [path for path in folder.iterdir() if path.is_file() and path not in there]
+        made = {path.name: path.read_bytes() for path in new}
         _really_ran[key] = (done, made)
     done, made = _really_ran[key]
     for name, data in made.items():

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 
 import sqlalchemy as sa
 
+from farm.record import system_changes
 from farm.store import schema
 from farm.store.database import Store
+from farm.store.rows import facts_of, last_system
 from farm.store.writer import iso
 
 
@@ -19,6 +21,7 @@ class StoredNoise:
     Attributes:
         measured: when, ISO 8601 in UTC.
         run_id: the A/A run that it comes from.
+        outdated: what has changed of the device's system since; it tells nothing of the new one.
     The rest is as in `farm.analysis.noise.Noise`.
     """
 
@@ -35,11 +38,13 @@ class StoredNoise:
     block_sd: float
     false_alarm: float
     measured: str = ""
+    outdated: tuple[str, ...] = ()
 
 
 def save_noise(store: Store, noise: StoredNoise) -> None:
     """Keep a budget beside the earlier ones."""
-    row = asdict(noise) | {"measured": iso(datetime.now(UTC))}
+    row = {key: value for key, value in asdict(noise).items() if key in schema.noise.c}
+    row |= {"measured": iso(datetime.now(UTC))}
     with store.transaction() as connection:
         connection.execute(schema.noise.insert().values(**row))
 
@@ -55,6 +60,21 @@ def latest_noise(store: Store, *, load_digest: str | None = None) -> tuple[Store
         query = query.where(table.c.load_digest == load_digest)
     with store.reading() as connection:
         rows = connection.execute(query).mappings().all()
-    return tuple(
-        StoredNoise(**{key: row[key] for key in StoredNoise.__dataclass_fields__}) for row in rows
+    kept = [key for key in StoredNoise.__dataclass_fields__ if key in table.c]
+    budgets = (StoredNoise(**{key: row[key] for key in kept}) for row in rows)
+    return tuple(replace(budget, outdated=_changed_since(store, budget)) for budget in budgets)
+
+
+def _changed_since(store: Store, noise: StoredNoise) -> tuple[str, ...]:
+    """How the system that the device had last differs from that of the A/A run."""
+    job = schema.job
+    query = sa.select(job.c.environment).where(
+        job.c.run_id == noise.run_id,
+        job.c.device == noise.device,
+        job.c.runtime == noise.runtime,
+        job.c.accelerator_asked == noise.accelerator,
     )
+    with store.reading() as connection:
+        kept = connection.execute(query).scalars().first()
+    _, system = last_system(store, noise.device, noise.runtime, noise.accelerator)
+    return system_changes(facts_of(kept or {}), system)

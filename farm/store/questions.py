@@ -24,7 +24,7 @@ from farm.store.database import Store
 from farm.store.rows import StoredJob, read_jobs, read_moment
 from farm.store.traces import trace_path
 
-UNFIT = (OUT_OF_BAND, "governor_changed")
+UNFIT = (OUT_OF_BAND, "governor_changed", "system_changed")
 """How the notes begin that say why a result may not be judged."""
 
 

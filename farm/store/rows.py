@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from farm.errors import ConfigError, Evidence, nearest_hint
 from farm.model import Arm
-from farm.record import ErrorRecord, Fact, Measurement, Skip
+from farm.record import ErrorRecord, Fact, Measurement, Skip, system_of
 from farm.store import schema
 from farm.store.database import Store
 
@@ -155,6 +155,32 @@ def last_jobs(store: Store, devices: list[str]) -> dict[str, dict[str, str]]:
         }
 
 
+def last_system(
+    store: Store, device: str, runtime: str, accelerator: str
+) -> tuple[str, tuple[Fact, ...]]:
+    """The latest run that completed a job there, and the system that it found; empty if none."""
+    table = schema.job
+    query = (
+        sa.select(table.c.run_id, table.c.environment)
+        .where(
+            table.c.device == device,
+            table.c.runtime == runtime,
+            table.c.accelerator_asked == accelerator,
+            table.c.outcome == "COMPLETED",
+        )
+        .order_by(table.c.id.desc())
+        .limit(1)
+    )
+    with store.reading() as connection:
+        row = connection.execute(query).first()
+    return (row.run_id, system_of(facts_of(row.environment))) if row else ("", ())
+
+
+def facts_of(kept: dict[str, str]) -> tuple[Fact, ...]:
+    """Facts as they were kept."""
+    return tuple(Fact(name=name, value=value) for name, value in kept.items())
+
+
 def read_moment(text: str) -> datetime:
     """A moment as it was kept."""
     return datetime.fromisoformat(text)
@@ -197,7 +223,7 @@ def _stored_job(row: Any, models: tuple[StoredModel, ...]) -> StoredJob:
     special = {"environment", "notes", "error", "models"}
     return StoredJob(
         **{key: row[key] for key in StoredJob.__dataclass_fields__ if key not in special},
-        environment=tuple(Fact(name=k, value=v) for k, v in row["environment"].items()),
+        environment=facts_of(row["environment"]),
         notes=tuple(row["notes"]),
         error=_error(row["error"]),
         models=models,

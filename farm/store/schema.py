@@ -193,6 +193,35 @@ alert_transition = Table(
     Index("alert_transition_by_alert", "alert_id"),
 )
 
+battery_look = Table(
+    "battery_look",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("device", String, nullable=False),
+    Column("taken", String, nullable=False),
+    Column("idle", Boolean, nullable=False),  # whether nothing was measured meanwhile
+    Column("level_pct", Float),
+    Column("temperature_c", Float),
+    Column("health", String, nullable=False),
+    Column("cycles", Integer),
+    Column("capacity_pct", Float),
+    Index("battery_look_by_device", "device", "taken"),
+)
+
+quarantine = Table(
+    "quarantine",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("device", String, nullable=False),
+    Column("began", String, nullable=False),
+    Column("saw", Text, nullable=False),
+    Column("act", Text, nullable=False),
+    Column("cleared", String),  # null: its pack is not to be trusted
+    Column("who", String),
+    Column("why", Text),
+    Index("quarantine_by_device", "device"),
+)
+
 lease = Table(
     "lease",
     metadata,

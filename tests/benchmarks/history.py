@@ -17,7 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
+from farm.analysis.boundaries import Cause, Fixed, boundary_of, find_blame, find_boundaries
 from farm.analysis.changepoint import History, find_changes, find_steps
+from farm.record import Fact
 from tests.benchmarks.run import Figure
 
 ROOT = Path(__file__).parents[2]
@@ -45,6 +47,9 @@ FLAT_POINTS = 150
 FLAT_KINDS = ("gaussian", "spiky", "bimodal", "ar0.3", "ar0.5")
 SPEED_SERIES, SPEED_POINTS, CHUNK = 1000, 200, 50
 POWER_SERIES = 500
+BOUNDARY_SERIES = 1000
+ELSEWHERE = "elsewhere"
+"""A step that is not at the boundary, though it was planted there."""
 UPDATES = 300
 
 
@@ -201,6 +206,42 @@ def _delay(seed: int, sigmas: float) -> float:
     return np.inf
 
 
+def boundaries() -> list[Figure]:
+    """Steps at an update of the device: what is blamed, by jobs of the fixed model on each side."""
+    figures = []
+    for kind in ("gaussian", "ar0.5"):
+        for name, ota, model in (
+            ("update", 1.05, 1.0), ("update-2sd", 1.02, 1.0), ("model", 1.0, 1.05),
+            ("both", 1.05, 1.05),
+        ):  # fmt: skip
+            for jobs in (1, 2, 5):
+                found = [_blames(kind, seed, ota, model, jobs) for seed in range(BOUNDARY_SERIES)]
+                for answer in (*Cause, ELSEWHERE):
+                    share = 100 * float(np.mean([answer in answers for answers in found]))
+                    title = f"history-boundary-{kind}-{name}-{jobs}-jobs-{answer}-pct"
+                    figures.append(Figure(name=title, value=share, unit="%", n=len(found)))
+    return figures
+
+
+def _blames(kind: str, seed: int, ota: float, model: float, jobs: int) -> list[str]:
+    """What is said of the steps; the fixed model's noise is that of the series."""
+    at = FLAT_POINTS // 2
+    values = series(kind, seed, FLAT_POINTS) * np.where(np.arange(FLAT_POINTS) < at, 1, ota * model)
+    dice = 1 + CV * noise(kind, np.random.default_rng([seed, 1]), 2 * jobs)
+    fixed = Fixed(
+        name="fixed", canary=False, before=tuple(40 * dice[:jobs]),
+        after=tuple(40 * ota * dice[jobs:]),
+    )  # fmt: skip
+    systems = [(Fact(name="os", value=str(point >= at)),) for point in range(FLAT_POINTS)]
+    changed = find_boundaries(systems)
+    return [
+        find_blame(step, values, (fixed,)).cause
+        if boundary_of(step, values, changed)
+        else ELSEWHERE
+        for step in find_changes(values).steps
+    ]
+
+
 def speed() -> list[Figure]:
     """The same series through ours and Otava's, chunk by chunk in turn; and one new point."""
     many = speed_series()
@@ -283,4 +324,4 @@ def _update_ms() -> list[float]:
     return took
 
 
-BENCHES = (labels_found, flat_alarms, power, speed)
+BENCHES = (labels_found, flat_alarms, power, boundaries, speed)

@@ -16,7 +16,7 @@ from drivers.transports.ssh import SshTransport
 from farm.model import Address, Artifact, Device
 from tests.benchmarks import native
 from tests.benchmarks.run import Figure
-from tests.system.proxies import Proxy, proxied
+from tests.system.proxies import proxied
 from tests.system.servers import Server, make_sshd, new_key, serving
 
 PUSH_BYTES = 100 << 20
@@ -106,9 +106,9 @@ def warm_push() -> list[Figure]:
             execs_before = server.log.count("Starting session")
             for _ in range(WARM):
                 for artifact, found in zip(artifacts, moved, strict=True):
-                    before = _moved(proxy)
+                    before = proxy.settled()
                     transport.install(artifact)
-                    found.append(_moved(proxy) - before)
+                    found.append(proxy.settled() - before)
             execs = (server.log.count("Starting session") - execs_before) / (2 * WARM)
     more = float(min(moved[0]) - min(moved[1]))  # a keepalive in between only adds
     return [
@@ -120,15 +120,6 @@ def warm_push() -> list[Figure]:
             name="ssh-warm-push-execs", value=execs, unit="", n=WARM, goal="<= 3", ok=execs <= 3
         ),
     ]  # fmt: skip
-
-
-def _moved(proxy: Proxy) -> int:
-    """Bytes that have passed, once the last packets of a closed channel have."""
-    while True:
-        seen = proxy.sent + proxy.received
-        time.sleep(0.1)
-        if proxy.sent + proxy.received == seen:
-            return seen
 
 
 def _seconds(work: object) -> float:

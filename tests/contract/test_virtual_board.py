@@ -9,7 +9,7 @@ import pytest
 
 from drivers.platforms.linux import LinuxPlatform
 from drivers.runtimes.ort_python import OrtPython
-from drivers.virtual.board import switch_all_off
+from drivers.virtual.machine import switch_all_off
 from farm.model import Address, Device
 from farm.plugins import connect
 from farm.protocols import Transport

@@ -54,6 +54,6 @@ def test_the_history_of_a_canary_holds_two_values_per_gate(
     where = Where(inventory=devices)
     (job,) = resolve(read_suite(str(watched)), arms, None, None, where, rounds=5).jobs
     with open_store(tmp_path / "store") as store:
-        values = canary_history(store, job)
+        values = canary_history(store, job, ())
     assert len(values) == 2
     assert all(value > 0 for value in values)

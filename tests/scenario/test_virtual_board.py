@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import farm
-from drivers.virtual.board import switch_all_off
+from drivers.virtual.machine import switch_all_off
 from farm.demo import PLANTED, DemoGate
 from farm.model import Arm
 from farm.record import JobResult, Outcome, Verdict

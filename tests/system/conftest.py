@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.system.phones import AdbServer, Phone, adb_server, make_phone, switched_on
 from tests.system.proxies import Proxy, proxied
 from tests.system.servers import (
     LacksPart,
@@ -101,3 +103,38 @@ def busybox_board(start_busybox_board: Starter) -> Server:
 def start_proxy(_stack: ExitStack) -> Callable[[int], Proxy]:
     """Starts a proxy before a port."""
     return lambda port: _stack.enter_context(proxied(port))
+
+
+@pytest.fixture
+def start_phone(
+    tmp_path: Path, lacks: Callable[[str], None], _stack: ExitStack
+) -> Callable[..., Phone]:
+    """Switches another phone on; options as in `make_phone`."""
+    started: list[Phone] = []
+
+    def start(**options: Any) -> Phone:
+        try:
+            phone = make_phone(tmp_path / f"phone-{len(started)}", **options)
+            started.append(_stack.enter_context(switched_on(phone)))
+        except LacksPart as missing:
+            lacks(str(missing))
+            raise
+        return phone
+
+    return start
+
+
+@pytest.fixture
+def phone(start_phone: Callable[..., Phone]) -> Phone:
+    """A phone with a real adbd."""
+    return start_phone()
+
+
+@pytest.fixture
+def server_of_adb(tmp_path: Path, lacks: Callable[[str], None], _stack: ExitStack) -> AdbServer:
+    """The server of the real adb; it knows no phone yet."""
+    try:
+        return _stack.enter_context(adb_server(tmp_path / "adb"))
+    except LacksPart as missing:
+        lacks(str(missing))
+        raise

@@ -7,6 +7,7 @@ import contextlib
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -63,6 +64,14 @@ class Proxy:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+
+    def settled(self) -> int:
+        """Bytes that have passed in both directions, once the last packets under way have."""
+        while True:
+            seen = self.sent + self.received
+            time.sleep(0.1)
+            if self.sent + self.received == seen:
+                return seen
 
     def cut(self) -> None:
         """Reset every connection now; new ones are made as before."""

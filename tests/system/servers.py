@@ -151,7 +151,7 @@ class Server:
             return
         served = [pid for pid in _descendants(self.pid) if _name(pid) in ("sshd", "dropbear")]
         for pid in (self.pid, *served):
-            _kill(pid)
+            kill(pid)
         self.process.wait()
         self.process = None
 
@@ -159,7 +159,7 @@ class Server:
         """What runs behind it: the command lines of commands, their children and their orphans."""
         wanted = f"{MARK}={self.mark}".encode()
         found = {}
-        for pid in _pids():
+        for pid in pids():
             with contextlib.suppress(OSError):
                 entry = Path(f"/proc/{pid}")
                 if wanted not in (entry / "environ").read_bytes().split(b"\0"):
@@ -167,7 +167,7 @@ class Server:
                 line = (
                     (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
                 )
-                if _name(pid) not in ("sshd", "dropbear") and _lives(pid):
+                if _name(pid) not in ("sshd", "dropbear") and lives(pid):
                     found[pid] = line.strip()
         return found
 
@@ -186,7 +186,7 @@ class Server:
         self.stop()
         while left := self.processes():
             for pid in left:
-                _kill(pid)
+                kill(pid)
             time.sleep(0.01)
 
     def _listens(self, port: int) -> bool:
@@ -434,12 +434,12 @@ def _path() -> str:
     return f"{os.environ.get('PATH', os.defpath)}:/usr/local/sbin:/usr/sbin:/sbin"
 
 
-def _kill(pid: int) -> None:
+def kill(pid: int) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.kill(pid, signal.SIGKILL)
 
 
-def _pids() -> list[int]:
+def pids() -> list[int]:
     return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
 
 
@@ -458,7 +458,7 @@ def _name(pid: int) -> str:
     return stat[0] if stat else ""
 
 
-def _lives(pid: int) -> bool:
+def lives(pid: int) -> bool:
     stat = _stat(pid)
     return bool(stat) and stat[1] not in ("Z", "X")
 
@@ -466,7 +466,7 @@ def _lives(pid: int) -> bool:
 def _descendants(pid: int) -> list[int]:
     """Children and theirs, as far as none in between has ended."""
     children: dict[int, list[int]] = {}
-    for other in _pids():
+    for other in pids():
         if stat := _stat(other):
             children.setdefault(int(stat[2]), []).append(other)
     found: list[int] = []
@@ -482,12 +482,12 @@ def _processes_in(root: Path) -> dict[int, str]:
     """What works in a folder or names it in its command line."""
     found = {}
     place = str(root)
-    for pid in _pids():
+    for pid in pids():
         with contextlib.suppress(OSError):
             entry = Path(f"/proc/{pid}")
             line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
             works = os.readlink(entry / "cwd")
             inside = works == place or works.startswith(f"{place}/") or place in line
-            if inside and pid != os.getpid() and _lives(pid):
+            if inside and pid != os.getpid() and lives(pid):
                 found[pid] = line.strip()
     return found

@@ -17,8 +17,9 @@ import paramiko
 import pytest
 
 from drivers.runtimes.ort_python import LOADGEN, OrtPython
-from drivers.virtual.board import VirtualBoard, switch_all_off
+from drivers.virtual.board import VirtualBoard
 from drivers.virtual.board_server import USER
+from drivers.virtual.machine import switch_all_off
 from farm.errors import (
     CommandTimeout,
     ConfigError,

@@ -114,23 +114,40 @@ static const char *general_name(const char *stem)
         return "XNNPACK";
     if (strcmp(stem, "Dml") == 0)
         return "DML";
+    if (strcmp(stem, "WebGpu") == 0)
+        return "WebGPU";
     return stem;
 }
 
-/* Providers like NNAPI and ACL have an exported function each, which takes a number: flags, 0. */
-static OrtStatus *append_by_symbol_or_name(
-    OrtSessionOptions *session, const char *stem, const struct settings *settings)
+/* NNAPI has an implementation on the processor, which would pass for the accelerator. */
+enum { NNAPI_CPU_DISABLED = 4 };
+
+typedef OrtStatus *(*flags_function)(OrtSessionOptions *, uint32_t);
+
+/* Providers like NNAPI and ACL have an exported function each, which takes a number; NULL if the
+ * library has none for this one. */
+static flags_function exported_function(const char *stem)
 {
-    OrtStatus *(*append)(OrtSessionOptions *, uint32_t);
-    char *symbol = format_text("OrtSessionOptionsAppendExecutionProvider_%s", stem);
-    *(void **)&append = library_symbol(symbol);
-    free(symbol);
-    bool takes_number = strcmp(stem, "ACL") == 0 || strcmp(stem, "ArmNN") == 0
-        || strcmp(stem, "Nnapi") == 0 || strcmp(stem, "CoreML") == 0;
-    if (append && takes_number && !settings->count)
-        return append(session, 0);
-    return ort->SessionOptionsAppendExecutionProvider(
-        session, general_name(stem), settings->keys, settings->values, settings->count);
+    flags_function append = NULL;
+    if (strcmp(stem, "ACL") == 0 || strcmp(stem, "ArmNN") == 0 || strcmp(stem, "Nnapi") == 0) {
+        char *symbol = format_text("OrtSessionOptionsAppendExecutionProvider_%s", stem);
+        *(void **)&append = library_symbol(symbol);
+        free(symbol);
+    }
+    return append;
+}
+
+static OrtStatus *append_with_flags(OrtSessionOptions *session, flags_function append,
+    uint32_t flags, const struct settings *settings)
+{
+    for (size_t i = 0; i < settings->count; i++) {
+        const char *value = settings->values[i];
+        char *rest = NULL;
+        flags = (uint32_t)strtoul(value, &rest, 0);
+        if (strcmp(settings->keys[i], "flags") != 0 || !*value || *rest)
+            return ort->CreateStatus(ORT_INVALID_ARGUMENT, "its only option is flags, a number");
+    }
+    return append(session, flags);
 }
 
 static OrtStatus *append_stem(
@@ -139,7 +156,13 @@ static OrtStatus *append_stem(
     for (size_t i = 0; i < sizeof OWN_FUNCTION / sizeof OWN_FUNCTION[0]; i++)
         if (strcmp(OWN_FUNCTION[i].stem, stem) == 0)
             return OWN_FUNCTION[i].append(session, settings);
-    return append_by_symbol_or_name(session, stem, settings);
+    flags_function append = exported_function(stem);
+    if (append) {
+        uint32_t flags = strcmp(stem, "Nnapi") == 0 ? NNAPI_CPU_DISABLED : 0;
+        return append_with_flags(session, append, flags, settings);
+    }
+    return ort->SessionOptionsAppendExecutionProvider(
+        session, general_name(stem), settings->keys, settings->values, settings->count);
 }
 
 OrtStatus *append_provider(

@@ -1,4 +1,4 @@
-"""What `python3` is on a virtual board: hands runs of the loadgen to the board's physics.
+"""What `python3` is on a virtual board or phone: hands runs of the loadgen to its physics.
 
 It starts for every repeat, so it imports no more than it needs: 10 ms instead of 25. The request is
 the folder and the arguments, with null bytes between them; the answer is a line `STATUS OUT ERR`
@@ -42,11 +42,11 @@ def main(arguments: list[str]) -> int:
     if len(arguments) != 2 or not arguments[1].startswith(("--facts", "{")):
         posix.execv(sys.executable, [sys.executable, *arguments])
     try:
-        answer = ask(posix.environ[b"FARM_BOARD"].decode(), arguments)
+        answer = ask(posix.environ[b"FARM_MACHINE"].decode(), arguments)
     except OSError:
         answer = b""
     if not answer:
-        print("the virtual board was switched off", file=sys.stderr)
+        print("the virtual device was switched off", file=sys.stderr)
         return 1
     return finish(answer)
 

@@ -1,4 +1,4 @@
-"""Answers the `python3` of a virtual board: models really run, their times are physics."""
+"""Answers the `python3` of a virtual board or phone: models really run, their times are physics."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from drivers.virtual.board_listener import Listener
 from drivers.virtual.device import INFER_LIMIT_S, VirtualDevice
+from drivers.virtual.machine_listener import Listener
 from farm.errors import DeviceRebooted
 
 CHUNK_BYTES = 64 << 10
 FACTS_LIMIT_S = 60
-SHIM = Path(__file__).with_name("board_shim.py")
+SHIM = Path(__file__).with_name("machine_shim.py")
 COMMAND = f'#!/bin/sh\nexec {shlex.join((sys.executable, "-I", "-S", str(SHIM)))} "$@"\n'
 """The program `python3`. A shell in between takes any name of a folder, and costs 1 ms."""
 
@@ -32,7 +32,7 @@ Answer = tuple[int, bytes, bytes]
 _facts: dict[bytes, Answer] = {}
 
 
-class BoardPython:
+class MachinePython:
     """The physics behind `python3`, asked over a socket that is no file.
 
     Args:
@@ -58,7 +58,7 @@ class BoardPython:
         self._lock = lock
         self._ran = ran
         self._restarted = restarted
-        self.name = f"farm-board-{os.urandom(12).hex()}"
+        self.name = f"farm-machine-{os.urandom(12).hex()}"
         line = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         line.bind("\0" + self.name)
         self._listener = Listener(line, self._serve)

@@ -1,4 +1,4 @@
-"""Waits for whoever connects to a part of a virtual board."""
+"""Waits for whoever connects to a part of a virtual board or phone."""
 
 from __future__ import annotations
 

@@ -1,0 +1,42 @@
+"""A virtual phone keeps what the interfaces promise, behind the drivers that reach hardware."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from drivers.platforms.android import AndroidPlatform
+from drivers.runtimes.ort_python import OrtPython
+from drivers.virtual.machine import switch_all_off
+from farm.model import Address, Device
+from farm.plugins import connect
+from farm.protocols import Transport
+from farm.testing.platforms import PlatformContract
+from farm.testing.runtimes import RuntimeContract
+from farm.testing.transports import TransportContract
+
+
+@pytest.fixture
+def transport(tmp_path: Path) -> Iterator[Transport]:
+    """In a folder whose name a shell would maul, under a name that it would maul as well."""
+    root = tmp_path / "it's a $(touch pwned) root"
+    address = Address(scheme="virtual-adb", place="phone", options=(("root", str(root)),))
+    device = Device(name="p '1'\n$(touch pwned)", type="t", address=address)
+    transport = connect(device)
+    yield transport
+    transport.close()
+    switch_all_off()
+
+
+class TestAdbOnVirtualPhone(TransportContract):
+    pass
+
+
+class TestAndroidOnVirtualPhone(PlatformContract):
+    kind = AndroidPlatform
+
+
+class TestOrtPythonOnVirtualPhone(RuntimeContract):
+    kind = OrtPython
