@@ -5,6 +5,8 @@ The core never imports a driver; our own register the same way as anybody's.
 
 from __future__ import annotations
 
+import sys
+from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
 from pathlib import Path
@@ -35,7 +37,7 @@ def connect(device: Device) -> Transport:
         InfraError: it cannot be reached.
     """
     scheme = device.address.scheme
-    if any(point.name == scheme for point in entry_points(group="farm.virtual")):
+    if scheme in _points("farm.virtual"):
         virtual: type[Virtual] = _load(("farm.virtual",), scheme, "virtual device")
         return connect(virtual.start(device))
     transport: type[Transport] = _load(("farm.transports",), scheme, "transport")
@@ -74,14 +76,14 @@ def find_power(name: str) -> type[Power]:
 
 def runtime_names() -> tuple[str, ...]:
     """The names of every installed runtime."""
-    return tuple(sorted(point.name for point in entry_points(group="farm.runtimes")))
+    return tuple(sorted(_points("farm.runtimes")))
 
 
 def find_suites() -> dict[str, Path]:
     """Every installed suite file by the suite's name."""
     return {
         path.stem: path
-        for point in entry_points(group="farm.suites")
+        for point in _points("farm.suites").values()
         for path in sorted(Path(_import(point).__file__).parent.glob("*.yaml"))
         if not path.name.endswith(".policy.yaml")
     }
@@ -93,7 +95,7 @@ def find_dashboard() -> Path:
     Raises:
         ConfigError: the dashboard or Streamlit is not installed.
     """
-    point = next(iter(entry_points(group="farm.dashboard")), None)
+    point = next(iter(_points("farm.dashboard").values()), None)
     spec = find_spec(point.module) if point else None
     if spec is None or spec.origin is None or find_spec("streamlit") is None:
         raise ConfigError(
@@ -102,8 +104,18 @@ def find_dashboard() -> Path:
     return Path(spec.origin)
 
 
+def _points(group: str) -> dict[str, EntryPoint]:
+    return _points_on(tuple(sys.path), group)
+
+
+@cache
+def _points_on(path: tuple[str, ...], group: str) -> dict[str, EntryPoint]:
+    """Entry points by name; to look through every installed package takes 7 ms."""
+    return {point.name: point for point in entry_points(group=group)}
+
+
 def _load(groups: tuple[str, ...], name: str, what: str) -> Any:
-    points = {point.name: point for group in groups for point in entry_points(group=group)}
+    points = {name: point for group in groups for name, point in _points(group).items()}
     if name not in points:
         raise ConfigError(f"unknown {what} '{name}'", hint=nearest_hint(name, points))
     return _import(points[name])

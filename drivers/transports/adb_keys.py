@@ -32,12 +32,22 @@ class Signer(CryptographySigner):  # type: ignore[misc]  # the library has no ty
     """
 
     def __init__(self, path: Path) -> None:
-        key = serialization.load_pem_private_key(path.read_bytes(), None)
+        key = serialization.load_pem_private_key(
+            path.read_bytes(),
+            None,
+            # looks for a hostile key, 40 ms for each connection; this one is the user's own
+            unsafe_skip_rsa_key_validation=True,
+        )
         if not isinstance(key, RSAPrivateKey) or key.key_size != BITS:
             raise ValueError(f"it is no RSA key of {BITS} bits")
         self.rsa_key = key
-        packed = base64.b64encode(keygen.encode_pubkey(str(path)))
-        self.public_key = packed + keygen.get_user_info().encode()
+        self._path = path
+
+    def GetPublicKey(self) -> bytes:  # noqa: N802  # the library's name
+        """What a phone keeps; made only for one that is to learn it."""
+        packed: bytes = base64.b64encode(keygen.encode_pubkey(str(self._path)))
+        owner: str = keygen.get_user_info()
+        return packed + owner.encode()
 
 
 def signer(device: Device) -> Signer:
