@@ -26,6 +26,8 @@ from farm.model import Address, Device
 from tests.system.servers import START_S, LacksPart, free_port, kill, lives, need, pids
 
 ADBD = Path(__file__).parents[2] / "build" / "adbd"
+WHEELS_ADB = Path(adbutils.__file__).with_name("binaries") / "adb"
+"""The adb binary that comes with adbutils, whatever else is in the PATH."""
 MARK = "FARM_TEST_PHONE"
 """In the environment of everything that runs on a phone."""
 STATE = "/vendor/state"
@@ -305,7 +307,7 @@ class AdbServer:
     def adb(self, *arguments: str) -> str:
         """What the real adb prints."""
         done = subprocess.run(
-            [adbutils.adb_path(), "-P", str(self.port), *arguments],
+            [str(WHEELS_ADB), "-P", str(self.port), *arguments],
             env=_adb_environment(self.folder),
             capture_output=True,
             text=True,
@@ -322,7 +324,7 @@ def adb_server(folder: Path) -> Iterator[AdbServer]:
     port = free_port()
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
-            [adbutils.adb_path(), "-L", f"tcp:localhost:{port}", "nodaemon", "server"],
+            [str(WHEELS_ADB), "-L", f"tcp:localhost:{port}", "nodaemon", "server"],
             env=_adb_environment(folder),
             stdin=subprocess.DEVNULL,
             stdout=log,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import subprocess
 import time
@@ -13,6 +14,7 @@ import pytest
 
 from drivers.virtual.phone import Phone
 from farm.model import Address, Device
+from tests.system.phones import WHEELS_ADB
 
 pytestmark = pytest.mark.system
 
@@ -29,10 +31,14 @@ def phone(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Phone]:
     made.switch_off()
 
 
-@pytest.fixture
-def adb(tmp_path: Path) -> Iterator[Adb]:
+@pytest.fixture(params=["of the wheel", "of Debian"])
+def adb(
+    request: pytest.FixtureRequest, tmp_path: Path, lacks: Callable[[str], None]
+) -> Iterator[Adb]:
     """Runs adb with a server and a key of its own, so that no other is disturbed."""
-    program = pytest.importorskip("adbutils").adb_path()
+    program = str(WHEELS_ADB) if request.param == "of the wheel" else shutil.which("adb")
+    if not program:
+        lacks("'adb' is missing: apt-get install adb")
     home = tmp_path / "home"
     home.mkdir()
     with socket.create_server(("127.0.0.1", 0)) as free:
@@ -104,11 +110,11 @@ def test_files_and_folders_go_both_ways(on: Adb, tmp_path: Path) -> None:
 def test_a_reason_is_told(on: Adb, tmp_path: Path) -> None:
     missing = on("pull", tmp_path / "none", tmp_path / "x")
     assert missing.returncode != 0
-    assert b"does not exist" in missing.stderr
+    assert b"does not exist" in missing.stdout + missing.stderr
     (tmp_path / "file").write_bytes(BIG)
     refused = on("push", tmp_path / "file", tmp_path / "file" / "below")
     assert refused.returncode != 0
-    assert b"couldn't create file: " in refused.stderr
+    assert b"couldn't create file: " in refused.stdout + refused.stderr
 
 
 @pytest.mark.parametrize("phone", ["&fault=full:5000000"], indirect=True)
@@ -116,6 +122,6 @@ def test_a_full_phone_says_so(on: Adb, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(BIG)
     full = on("push", tmp_path / "file", tmp_path / "copy")
     assert full.returncode != 0
-    assert b"No space left on device" in full.stderr
+    assert b"No space left on device" in full.stdout + full.stderr
     assert not (tmp_path / "copy").exists()
     assert on("shell", "echo here").stdout == b"here\n"
