@@ -6,6 +6,7 @@ import errno
 import os
 import shlex
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,11 +16,43 @@ from drivers.power.command import CommandPower
 from drivers.power.usb_port import UsbPortPower
 from farm.errors import ConfigError, InfraError
 from farm.model import Address, Device
+from farm.testing.powers import PowerContract
 
 
 def _device(**options: str) -> Device:
     address = Address(scheme="local", place="")
     return Device(name="p", type="t", address=address, options=tuple(options.items()))
+
+
+# What every port promises
+
+
+class TestCommandPower(PowerContract):
+    kind = CommandPower
+
+    @pytest.fixture
+    def device(self, tmp_path: Path) -> Device:
+        relay = shlex.quote(str(tmp_path / "relay"))
+        script = f"touch {relay}", f"rm -f {relay}"
+        on, off = (shlex.join(["sh", "-c", text]) for text in script)
+        return _device(power_on=on, power_off=off)
+
+    @pytest.fixture
+    def feeds(self, tmp_path: Path) -> Callable[[], bool]:
+        return (tmp_path / "relay").exists
+
+
+class TestUsbPortPower(PowerContract):
+    kind = UsbPortPower
+
+    @pytest.fixture
+    def device(self) -> Device:
+        return _device(power_port="1-1.4")
+
+    @pytest.fixture
+    def feeds(self, tree: Path) -> Callable[[], bool]:
+        hub = _Hub(tree, "1-1:1.0", "1-1-port4")
+        return lambda: hub.disabled == "0"
 
 
 # Commands
