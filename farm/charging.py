@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
+from typing import TypeVar
 
 from farm.battery import Look, judge, read_band
 from farm.errors import (
@@ -43,6 +44,8 @@ from farm.store.database import Store
 ANSWER_S = 60.0
 """How long a phone whose port was off may take until it answers: USB, adb's server, Wi-Fi."""
 POLL_S = 2.0
+
+T = TypeVar("T")
 
 
 class PortState(StrEnum):
@@ -109,16 +112,20 @@ def find_port(device: Device) -> Port | None:
     return Port(device, power) if power else None
 
 
-def reach(device: Device, port: Port | None) -> Transport:
-    """Connect to a device; one that does not answer gets power, and time to wake.
+def awake(port: Port | None, meet: Callable[[], T]) -> T:
+    """Meet a device; one that does not answer gets power, and time to wake.
 
     A phone on a USB port that is off is not there, and one that ran empty comes back.
+
+    Args:
+        port: what feeds it, if that can be switched.
+        meet: asks something of it; raises `ConnectError` if it does not answer.
 
     Raises:
         InfraError: it cannot be reached, or its port does not obey.
     """
     try:
-        return connect(device)
+        return meet()
     except ConnectError:
         if port is None:
             raise
@@ -126,7 +133,7 @@ def reach(device: Device, port: Port | None) -> Transport:
     deadline = time.monotonic() + ANSWER_S
     while True:
         try:
-            return connect(device)
+            return meet()
         except ConnectError:
             if time.monotonic() >= deadline:
                 raise
@@ -141,7 +148,7 @@ def reached(device: Device) -> Iterator[tuple[Transport, Platform]]:
         InfraError: it cannot be reached.
     """
     port = find_port(device)
-    transport = reach(device, port)
+    transport = awake(port, lambda: connect(device))
     level_pct: float | None = None
     try:
         platform = find_platform(transport.platform)(transport)
@@ -218,7 +225,7 @@ def _tended(store: Store, device: Device) -> Tended:
         return _cut_off(device, port, quarantine)
     look: Look | None = None
     try:
-        with closing(reach(device, port)) as transport:
+        with closing(awake(port, lambda: connect(device))) as transport:
             look = look_at(find_platform(transport.platform)(transport))
         save_look(store, device.name, look)
         if quarantine := _judged(store, device.name, look.taken):

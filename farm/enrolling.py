@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from farm.charging import awake, find_port
 from farm.document import read_document
 from farm.errors import ConfigError
 from farm.inventory import read_inventory
@@ -48,7 +49,8 @@ def introduce(inventory: Path, name: str, tell: Tell) -> Introduction:
     """
     (device,) = read_inventory(inventory).select((name,))
     kind = find_transport(device.address.scheme)
-    return Introduction(device=device, shown=kind.introduce(device, tell))
+    shown = awake(find_port(device), lambda: kind.introduce(device, tell))
+    return Introduction(device=device, shown=shown)
 
 
 def pin(inventory: Path, introduction: Introduction) -> None:

@@ -19,7 +19,7 @@ from farm.errors import CommandTimeout, ConfigError, ConnectError
 from farm.inventory import read_inventory
 from farm.lease import leased
 from farm.model import Device
-from farm.protocols import Power, Transport
+from farm.protocols import Power, Tell, Transport, silent
 from farm.record import Fact, Reading
 from farm.store import schema
 from farm.store.batteries import begin_quarantine, end_quarantine, read_looks, save_look
@@ -61,10 +61,15 @@ class UsbPhone(VirtualTransport):
     platform: ClassVar[str] = "bench-phone"
 
     def __init__(self, device: Device) -> None:
+        self.introduce(device)
+        super().__init__(device)
+
+    @classmethod
+    def introduce(cls, device: Device, tell: Tell = silent) -> tuple[tuple[str, str], ...]:
         port = Path(device.option("port_file"))
         if port.exists() and port.read_text() == "off":
             raise ConnectError("no such phone", device=device.name, hint="plug it in")
-        super().__init__(device)
+        return ()
 
 
 class BenchPlatform(VirtualPlatform):
@@ -184,6 +189,13 @@ def test_a_phone_without_power_is_woken_to_be_asked(
     shelf.port("off")
     assert command("charge").code == 0
     assert shelf.switched == switched
+
+
+def test_a_phone_without_power_is_woken_to_be_met(command: Run, shelf: Shelf) -> None:
+    shelf.port("off")
+    ran = command("enroll", "phone")
+    assert ran.code == 0, ran.err
+    assert shelf.switched == ["on"]
 
 
 def test_a_band_of_its_own_and_a_table_for_people(command: Run, lab: Any, shelf: Shelf) -> None:
