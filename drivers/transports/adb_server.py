@@ -61,13 +61,14 @@ class AdbServerTransport(PhoneTransport):
         Raises:
             ConnectError: it cannot be reached, or nobody accepted.
         """
+        line = f"{device.name}: accept this computer on the phone's screen ({ACCEPT_S:g} s)"
         asked_at = 0.0
         while True:
             try:
                 return (("serial", serial_of(_Server(device, trusted=True), device.name)),)
             except _Unauthorized:
                 if not asked_at:
-                    tell(f"{device.name}: accept this computer on its screen ({ACCEPT_S:g} s)")
+                    tell(line)
                     asked_at = time.monotonic()
                 elif time.monotonic() - asked_at > ACCEPT_S:
                     raise

@@ -7,6 +7,7 @@ whole when it has ended.
 
 from __future__ import annotations
 
+import re
 import signal
 import time
 from collections.abc import Callable
@@ -21,6 +22,8 @@ OUTPUT_LIMIT = 64 << 10
 POLL_S = 1.0
 OUTAGE_S = 90.0
 """How long a board may be out of reach while something runs on it."""
+
+_STATUS = re.compile(r"-?\d{1,3}", re.ASCII)
 
 # A virtual board has a tree of its own for what a device tells of itself.
 _BOOT = '$(cat "${FARM_TREE}/proc/sys/kernel/random/boot_id" 2>/dev/null)'
@@ -159,7 +162,7 @@ class ShellDetached(Detached):
         if word != "ended":
             raise InfraError(f"it does not tell about the run: {told.stderr.strip()[:200]}")
         return Completed(
-            returncode=int(status) if status.lstrip("-").isdigit() else -signal.SIGKILL,
+            returncode=int(status) if _STATUS.fullmatch(status) else -signal.SIGKILL,
             stdout=printed,
             stderr=told.stderr,
             elapsed_s=time.monotonic() - self._started,

@@ -33,7 +33,7 @@ SIGNALS = range(129, 193)
 """Exit statuses by which a shell says that a signal ended its command."""
 PULL_LIMIT = 4 << 30
 """More than that no file of ours has."""
-MOST_LINES = 100_000
+MOST_LINES = 1_000_000
 LONGEST_LINE = 1 << 20
 """More, or longer ones, that nobody has asked for yet end a stream."""
 EXECS = 5
@@ -142,9 +142,9 @@ class PosixTransport(Transport, Generic[C]):
                 device=self.device.name,
                 hint="install it: util-linux, busybox and toybox have one",
             )
-        if made.returncode or not made.stdout.startswith("/"):
+        if made.returncode or not made.stdout.startswith("/") or "\0" in made.stdout:
             raise ConnectError(
-                f"cannot make the folder {wanted!r} there: {made.stderr.strip()[:200]}",
+                f"cannot make the folder {wanted!r} there: {_complaint(made)}",
                 device=self.device.name,
                 hint="give a writable one in the inventory: root: /folder",
             )
@@ -172,8 +172,9 @@ class PosixTransport(Transport, Generic[C]):
                     raise InfraError(f"{str(source)!r} never ends", device=self.device.name)
             done = command.to_the_end(STALL_S)
         if done.returncode:
-            complaint = done.stderr.strip()[:200]
-            raise InfraError(f"cannot read {str(source)!r}: {complaint}", device=self.device.name)
+            raise InfraError(
+                f"cannot read {str(source)!r}: {_complaint(done)}", device=self.device.name
+            )
 
     def start(self, argv: tuple[str, ...], *, folder: PurePosixPath) -> Detached:
         """Start a process group that lives on without us; this exec hears when it ends."""
@@ -181,9 +182,9 @@ class PosixTransport(Transport, Generic[C]):
         with contextlib.ExitStack() as stack:
             stack.callback(command.close)
             if command.line(COMMAND_S) != "started":
-                complaint = command.to_the_end(COMMAND_S).stderr.strip()[:200]
+                ended = command.to_the_end(COMMAND_S)
                 raise DeviceError(
-                    f"cannot start a process there: {complaint}",
+                    f"cannot start a process there: {_complaint(ended)}",
                     device=self.device.name,
                     hint="check its free space and its process limits",
                 )
@@ -282,6 +283,10 @@ def command_line(argv: tuple[str, ...], cwd: PurePosixPath, device: str) -> byte
     if "\0" in line:
         raise ConfigError("a command cannot hold a null byte", device=device)
     return os.fsencode(line)
+
+
+def _complaint(ended: Completed) -> str:
+    return ended.stderr.strip()[:200] or f"it ended with {ended.returncode} and says nothing"
 
 
 def returncode(status: int) -> int:

@@ -216,6 +216,7 @@ def make_phone(
     mtu: int = 0,
     serial: str = PROPERTIES["ro.serialno"],
     small_disk: bool = False,
+    linker: bool = False,
 ) -> Phone:
     """A phone, not started yet.
 
@@ -224,6 +225,7 @@ def make_phone(
         mtu: of the network between this machine and it, which takes root; 0 for loopback.
         serial: its serial number.
         small_disk: whether the farm's folder has room for 1 MiB only.
+        linker: whether it has what tells Android from other Linux systems; no program runs by it.
     """
     for program, package in (("bwrap", "bubblewrap"), ("mksh", ""), ("toybox", ""), ("gcc", "")):
         need(program, package=package)
@@ -257,7 +259,10 @@ def make_phone(
 
     def command(port: int) -> list[str]:
         settings = {MARK: mark, "ADBD_PORT": str(port), "FARM_TEST_BIND": host}
-        return [*wired, *_sandbox(folder, shim, settings, small_disk=small_disk)]
+        more = ["--ro-bind", str(folder / "passwd"), "/system/bin/linker64"] if linker else []
+        if small_disk:
+            more += ["--size", str(1 << 20), "--tmpfs", "/data/local/tmp"]
+        return [*wired, *_sandbox(folder, shim, settings, more)]
 
     return Phone(
         folder=folder,
@@ -357,7 +362,7 @@ def _device(name: str, address: Address, options: dict[str, str]) -> Device:
     return Device(name=name, type="phone", address=address, options=kept)
 
 
-def _sandbox(folder: Path, shim: Path, settings: dict[str, str], *, small_disk: bool) -> list[str]:
+def _sandbox(folder: Path, shim: Path, settings: dict[str, str], more: list[str]) -> list[str]:
     """adbd where `/` is that of a phone."""
     toybox = need("toybox")
     applets = subprocess.run([toybox], capture_output=True, text=True, check=True).stdout.split()
@@ -391,9 +396,7 @@ def _sandbox(folder: Path, shim: Path, settings: dict[str, str], *, small_disk: 
     options += ["--symlink", "usr/lib", "/lib", "--symlink", "usr/lib64", "/lib64"]
     options += ["--symlink", "/system/bin", "/bin", "--proc", "/proc", "--dev", "/dev"]
     options += ["--bind", str(folder / "data"), "/data", "--bind", str(folder / "state"), STATE]
-    if small_disk:
-        options += ["--size", str(1 << 20), "--tmpfs", "/data/local/tmp"]
-    return ["bwrap", *options, "/vendor/adbd/adbd"]
+    return ["bwrap", *options, *more, "/vendor/adbd/adbd"]
 
 
 def _built_shim(folder: Path) -> Path:
