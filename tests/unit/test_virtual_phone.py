@@ -47,7 +47,7 @@ from drivers.virtual.phone_wire import (
 from farm.errors import ConfigError, ConnectError
 from farm.model import Address, Device
 
-FUZZ = int(os.environ.get("FARM_FUZZ", "5000"))
+FUZZ = int(os.environ.get("FARM_FUZZ", "100000" if os.environ.get("CI") else "5000"))
 """How many malformed messages and packets are sent."""
 BIG = os.urandom(1 << 20) * 6
 """More than pipes and payloads hold."""
