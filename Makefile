@@ -42,7 +42,7 @@ bench: setup
 
 lock:
 	$(BIN)/uv pip compile pyproject.toml --extra adb --extra dashboard --extra dev --extra native --extra onnx --extra ssh --universal \
-	  --generate-hashes --python-version 3.11 --custom-compile-command "make lock" -q -o requirements.lock
+	  --generate-hashes --no-strip-extras --python-version 3.11 --custom-compile-command "make lock" -q -o requirements.lock
 
 clean:
 	rm -rf $(VENV) build .coverage .coverage.*
