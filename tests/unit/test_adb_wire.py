@@ -23,6 +23,7 @@ from drivers.transports.adb_exec import _Framed, _Plain
 from drivers.transports.adb_keys import signer
 from drivers.transports.adb_link import MAX_DATA, VERSION, _Message
 from drivers.transports.adb_server import AdbServerTransport
+from drivers.transports.adb_wire import Nonsense
 from farm.errors import ConfigError, ConnectError, ConnectionLost, InfraError
 from farm.model import Address, Device
 
@@ -298,7 +299,7 @@ class TestParts:
             assert _Message(b"WRTE", 1, 2, data, summed=False).checksum == 0
 
     def test_frames_may_come_in_any_pieces(self) -> None:
-        said = b"\1\3\0\0\0out\2\0\0\0\0\2\3\0\0\0err\3\1\0\0\0\x07"
+        said = b"\1\3\0\0\0out\2\3\0\0\0err\3\1\0\0\0\x07"
         for size in range(1, len(said) + 1):
             speech = _Framed()
             heard = {1: b"", 2: b"", 3: b""}
@@ -306,6 +307,11 @@ class TestParts:
                 for stream, part in speech.heard(said[start : start + size]):
                     heard[stream] += part
             assert heard == {1: b"out", 2: b"err", 3: b"7"}
+
+    def test_an_empty_frame_is_nonsense(self) -> None:
+        """No adbd sends one, and an endless row of them would look like output."""
+        with pytest.raises(Nonsense):
+            list(_Framed().heard(b"\2\0\0\0\0"))
 
     def test_plain_output_may_come_in_any_pieces(self) -> None:
         speech = _Plain()
