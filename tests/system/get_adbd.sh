@@ -4,6 +4,8 @@
 set -eu
 mkdir -p "$1"
 folder=$(cd "$1" && pwd)
+exec 9>"$folder/lock"
+flock 9 # several tests may want it at once
 [ -x "$folder/adbd" ] && exit 0
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
