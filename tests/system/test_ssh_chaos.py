@@ -16,10 +16,9 @@ import pytest
 
 import farm
 from farm.record import Outcome
-from farm.store import reader, rows
-from farm.store.database import open_store
 from tests.system.proxies import Proxy
 from tests.system.servers import Server
+from tests.system.trials import HOSTILE_NAMES, assert_kept_once
 
 pytestmark = pytest.mark.system
 
@@ -79,21 +78,9 @@ def test_a_run_whose_connection_is_cut_completes_or_says_why(
             assert result.error.family == "infra", moment
             assert result.error.message, moment
         sshd.assert_nothing_is_left()
-        _assert_kept_once(store, number, moment)
+        assert_kept_once(store, number, moment)
     assert Outcome.COMPLETED in outcomes
     assert proxy.connections > 2 * len(outcomes), "no cut struck anything"
-
-
-def _assert_kept_once(store: Path, runs: int, moment: str) -> None:
-    """One job per run, whole or with its error, and every repeat in it once."""
-    with open_store(store, read_only=True) as opened:
-        table = reader.jobs(opened)
-        assert len(table) == runs, moment
-        for row in table.to_dict("records"):
-            job = rows.read_job(opened, int(row["job_id"]))
-            if job.outcome == Outcome.COMPLETED:
-                blocks = reader.traces(opened, job.id).drop_duplicates(["block", "position"])
-                assert sorted(blocks["block"]) == [0, 1], moment
 
 
 def test_many_boards_run_at_once_and_no_lease_stands_in_anothers_way(
@@ -123,21 +110,7 @@ def test_many_boards_run_at_once_and_no_lease_stands_in_anothers_way(
         board.assert_nothing_is_left()
 
 
-HOSTILE = (
-    "a b",
-    "it's",
-    'say "x"',
-    "two\nlines",
-    "$(touch pwned)",
-    "`touch pwned`",
-    "-rf",
-    "a;touch pwned",
-    "\udcff\udcfe",  # bytes that are no UTF-8
-    "ünï",
-)
-
-
-@pytest.mark.parametrize("name", HOSTILE, ids=ascii)
+@pytest.mark.parametrize("name", HOSTILE_NAMES, ids=ascii)
 def test_hostile_names_of_model_device_and_folder_run_verbatim(
     name: str, start_sshd: Starter, suite: Callable[..., Path], digits: Path, tmp_path: Path
 ) -> None:
