@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from adbutils import AdbConnection, AdbError
 
+from drivers.transports.adb_link import ACCEPT_S, CONNECT_S
 from drivers.transports.adb_phone import PhoneTransport, PhoneWire, insist_on_serial, serial_of
 from drivers.transports.adb_wire import Block, Channel, Patience
 from drivers.transports.posix import quota_bytes
@@ -22,9 +23,6 @@ from farm.protocols import Tell, silent
 from farm.record import Fact
 
 SERVER = "127.0.0.1:5037"
-CONNECT_S = 15.0
-ACCEPT_S = 60.0
-"""How long somebody may think about the question on the phone's screen."""
 POLL_S = 0.5
 BLOCK_BYTES = 256 << 10
 LONGEST_NAME = 0xFFFF
