@@ -17,6 +17,7 @@ from enum import StrEnum
 from typing import TypeVar
 
 from farm.battery import Look, judge, read_band
+from farm.connection import Transport
 from farm.errors import (
     ConfigError,
     ConnectError,
@@ -28,7 +29,7 @@ from farm.errors import (
 from farm.lease import leased
 from farm.model import Device, DeviceState
 from farm.plugins import connect, find_platform, find_power
-from farm.protocols import Platform, Transport
+from farm.protocols import Platform
 from farm.record import Fact, JobResult, Reading
 from farm.store.batteries import (
     Quarantine,

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from farm.charging import awake, find_port
+from farm.connection import Tell
 from farm.document import read_document
 from farm.errors import ConfigError
 from farm.inventory import read_inventory
 from farm.model import Device
 from farm.plugins import connect, find_platform, find_transport
-from farm.protocols import Tell
 from farm.record import Fact
 
 

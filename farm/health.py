@@ -14,6 +14,7 @@ from typing import Any
 
 from farm.battery import Look, describe
 from farm.charging import reached, refuse_quarantined
+from farm.connection import Transport
 from farm.errors import FarmError, LeaseTimeout
 from farm.inventory import read_inventory
 from farm.lease import leased
@@ -24,7 +25,7 @@ from farm.plugins import (
     runtime_names,
 )
 from farm.policy import read_policy
-from farm.protocols import Limits, Transport
+from farm.protocols import Limits
 from farm.store.batteries import latest_looks, read_looks, read_quarantines
 from farm.store.database import open_store
 from farm.store.noise import latest_noise
@@ -38,6 +39,7 @@ EXTRAS = {
     "dashboard": ("streamlit", "altair"),
     "adb": ("adb_shell", "adbutils"),
     "ssh": ("paramiko",),
+    "mcu": ("serial", "emx_onnx_cgen", "onnx", "onnxruntime", "ziglang"),
     "native": ("ziglang",),
 }
 """Modules that each optional part of the installation needs."""

@@ -43,6 +43,8 @@ class Metric:
         method: how a gate compares two arms.
         min_samples: the fewest samples inside one repeat for which the statistic is supported.
         doc: one sentence for people.
+        bases: the time bases in which it exists, as in `farm.record.TimeBasis`; empty for all. What
+            does not exist on a device is not missing there.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Metric:
     method: Method
     doc: str
     min_samples: int = 1
+    bases: tuple[str, ...] = ()
 
     @property
     def family(self) -> str:
@@ -66,6 +69,15 @@ def _duration(name: str, min_samples: int, doc: str) -> Metric:
         method=Method.BLOCKS,
         min_samples=min_samples,
         doc=doc,
+        bases=("wall", "cycles"),
+    )
+
+
+def _exact(
+    name: str, unit: str, direction: Direction, doc: str, bases: tuple[str, ...] = ()
+) -> Metric:
+    return Metric(
+        name=name, unit=unit, direction=direction, method=Method.EXACT, doc=doc, bases=bases
     )
 
 
@@ -142,12 +154,73 @@ _DECLARED = (
         method=Method.BLOCKS,
         doc="Energy of one inference above idle, one value per repeat.",
     ),
+    _exact("size.model_bytes", "bytes", Direction.LOWER, "Size of the model file."),
+    _exact("size.image_bytes", "bytes", Direction.LOWER, "Model image as it lies in a slot."),
+    _exact("size.text", "bytes", Direction.LOWER, "Code of the model image."),
+    _exact("size.rodata", "bytes", Direction.LOWER, "Constants of the model image, weights first."),
+    _exact("size.data", "bytes", Direction.LOWER, "Variables of the model image that begin set."),
+    _exact("size.bss", "bytes", Direction.LOWER, "Memory of the model image that begins cleared."),
+    _exact("memory.arena", "bytes", Direction.LOWER, "Memory for the tensors of one inference."),
+    _exact("memory.stack_peak", "bytes", Direction.LOWER, "Stack that one inference used at most."),
+    _exact(
+        "compute.instructions",
+        "instructions",
+        Direction.LOWER,
+        "Instructions of one inference, counted by an emulator; no measure of time.",
+        bases=("icount",),
+    ),
     Metric(
-        name="size.model_bytes",
-        unit="bytes",
+        name="compute.cycles",
+        unit="cycles",
         direction=Direction.LOWER,
-        method=Method.EXACT,
-        doc="Size of the model file.",
+        method=Method.BLOCKS,
+        doc="Processor cycles of one inference, median over a repeat.",
+        bases=("cycles",),
+    ),
+    _exact(
+        "drift.bit_exact",
+        "ratio",
+        Direction.HIGHER,
+        "Share of items whose outputs equal the golden ones to the bit.",
+    ),
+    _exact(
+        "accuracy.auc",
+        "ratio",
+        Direction.HIGHER,
+        "Area under the curve of true over false alarms, for a score per item.",
+    ),
+    _described(
+        "deploy.push_seconds", "s", Direction.LOWER, "Time to bring the model to the device."
+    ),
+    _exact(
+        "update.corrupt_refused",
+        "ratio",
+        Direction.HIGHER,
+        "Share of damaged images that the device refused.",
+    ),
+    _exact(
+        "update.mismatch_refused",
+        "ratio",
+        Direction.HIGHER,
+        "Share of images for another ABI, processor or place that the device refused.",
+    ),
+    _exact(
+        "update.fault_rolls_back",
+        "ratio",
+        Direction.HIGHER,
+        "Share of crashing images after which the confirmed model answered.",
+    ),
+    _exact(
+        "update.hang_rolls_back",
+        "ratio",
+        Direction.HIGHER,
+        "Share of hanging images after which the confirmed model answered.",
+    ),
+    _exact(
+        "update.power_cut_survived",
+        "ratio",
+        Direction.HIGHER,
+        "Share of power cuts during an update after which the confirmed model answered.",
     ),
 )
 

@@ -277,10 +277,12 @@ class Measure(StrEnum):
     COLDSTART = "coldstart"
     PLACEMENT = "placement"
     ENERGY = "energy"
+    COMPUTE = "compute"
+    UPDATE = "update"
 
 
-REPEATED = frozenset(Measure) - {Measure.ACCURACY, Measure.PLACEMENT}
-"""Families with one value per repeat; items and nodes are looked at once."""
+REPEATED = frozenset(Measure) - {Measure.ACCURACY, Measure.PLACEMENT, Measure.UPDATE}
+"""Families with one value per repeat; items, nodes and updates are looked at once."""
 
 
 class Arm(StrEnum):

@@ -12,9 +12,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from farm.connection import Transport, Virtual
 from farm.errors import ConfigError, nearest_hint
 from farm.model import Device
-from farm.protocols import Platform, Power, Runtime, Transport, Virtual
+from farm.protocols import Platform, Power, Runtime
 
 
 def find_transport(scheme: str) -> type[Transport] | type[Virtual]:

@@ -1,195 +1,19 @@
-"""The interfaces between the core and its drivers, each with at least two implementations.
+"""The interfaces between the core and what its drivers do on a device, once it is reached.
 
-A driver is one class, registered under an entry point (`farm.transports`, `farm.platforms`,
-`farm.runtimes`, `farm.power`). It translates its library's exceptions into `farm.errors` at its own
-edge.
+A driver is one class, registered under an entry point (`farm.platforms`, `farm.runtimes`,
+`farm.power`). It translates its library's exceptions into `farm.errors` at its own edge.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import ClassVar, Protocol
 
+from farm.connection import Connection
 from farm.errors import Evidence
 from farm.model import Artifact, Device, Load, Scenario, Workload
 from farm.record import Fact, Finding, Measured, Measurement, Output, Placement, Reading
-from farm.shell import Completed, Shell, install
-
-Tell = Callable[[str], None]
-"""Hears a line for people."""
-
-
-def silent(line: str) -> None:
-    """Tells nobody."""
-
-
-class Clock(Protocol):
-    """Time as the device's side has it: real, or virtual where the device is."""
-
-    def now_ns(self) -> int:
-        """Monotonic nanoseconds since an arbitrary origin."""
-
-    def sleep(self, duration_s: float) -> None:
-        """Let that many seconds pass."""
-
-
-class Detached(Protocol):
-    """A process in its own process group that outlives the connection it was started over.
-
-    Attributes:
-        id: attaches to it again, also from another process.
-    """
-
-    id: str
-
-    def poll(self) -> Completed | None:
-        """The ended process, None while it runs.
-
-        Raises:
-            InfraError: the device cannot be asked.
-            DeviceRebooted: the device restarted since.
-        """
-
-    def wait(self, timeout_s: float) -> Completed:
-        """Wait for its end; at the deadline its whole group is killed.
-
-        Raises:
-            CommandTimeout: it did not end in time.
-            InfraError: the device cannot be asked.
-            DeviceRebooted: the device restarted meanwhile.
-        """
-
-    def kill(self) -> None:
-        """End the whole group; a group that is gone is no error."""
-
-
-class Stream(Protocol):
-    """A command that prints lines until it is told to stop."""
-
-    def lines(self) -> tuple[str, ...]:
-        """The whole lines that came since the last call; none once the device cannot be heard."""
-
-    def close(self) -> None:
-        """End the command; closing twice is no error."""
-
-
-class Transport(Shell, Protocol):
-    """A shell and files on a device, and processes that outlive the connection.
-
-    Made with the `Device`; connects in the constructor or raises `ConnectError`. A connection that
-    breaks later is made again when the next command needs it.
-
-    Attributes:
-        platform: the platform that devices behind this transport have.
-        runtime: what runs models there unless told otherwise.
-        simulated: whether device or time are not real.
-        host: what devices behind this transport share processor time with, unless told otherwise;
-            empty for devices that are machines of their own.
-        options: keys that a device behind it may have in the inventory.
-        device: what it was made with.
-        clock: time as the device's side has it.
-        allowed_bytes: how much the content-addressed folder may hold.
-        in_use: digests that this session has installed.
-    """
-
-    platform: ClassVar[str]
-    runtime: ClassVar[str] = "ort_python"
-    simulated: ClassVar[bool]
-    host: ClassVar[str]
-    options: ClassVar[tuple[str, ...]] = ()
-    device: Device
-    clock: Clock
-    allowed_bytes: int = 4 << 30
-    in_use: set[str]
-
-    @abstractmethod
-    def __init__(self, device: Device) -> None:
-        self.device = device
-        self.in_use = set()
-
-    @classmethod
-    def check(cls, device: Device) -> None:
-        """Refuse an address or options that can never work; touches no device.
-
-        Raises:
-            ConfigError: something is wrong.
-        """
-
-    @classmethod
-    def introduce(cls, device: Device, tell: Tell = silent) -> tuple[tuple[str, str], ...]:
-        """What a device shows before it is trusted, as options for the inventory: a host key.
-
-        Args:
-            device: as the inventory has it.
-            tell: hears lines for the person who stands before it, such as what to touch there.
-
-        Raises:
-            InfraError: it cannot be reached.
-        """
-        return ()
-
-    def describe(self) -> tuple[Fact, ...]:
-        """How the device is reached, for people who look after it."""
-        return ()
-
-    @abstractmethod
-    def start(self, argv: tuple[str, ...], *, folder: PurePosixPath) -> Detached:
-        """Start a process that is independent of this connection, working in `folder`.
-
-        The folder is made; while the process runs it holds `out` and `err`.
-        """
-
-    @abstractmethod
-    def attach(self, id: str) -> Detached:
-        """The process that an earlier `start` named."""
-
-    @abstractmethod
-    def stream(self, argv: tuple[str, ...]) -> Stream:
-        """Start a command whose lines are read while it runs, on a connection of its own."""
-
-    @abstractmethod
-    def close(self) -> None:
-        """Let go of the device; closing twice is no error."""
-
-    def install(self, artifact: Artifact) -> PurePosixPath:
-        """Put a file into the device's content-addressed folder, as in `farm.shell`.
-
-        Raises:
-            TransferCorrupt: what arrived is not what was sent.
-            OutOfSpace: no room on the device.
-        """
-        self.in_use.add(artifact.sha256)
-        return install(self, artifact, allowed_bytes=self.allowed_bytes, in_use=self.in_use)
-
-
-class Virtual(Protocol):
-    """A device without hardware that speaks a true wire protocol on loopback.
-
-    A production transport talks to it, so its attributes are those of a transport's class.
-    """
-
-    platform: ClassVar[str]
-    runtime: ClassVar[str]
-    simulated: ClassVar[bool] = True
-    host: ClassVar[str]
-    options: ClassVar[tuple[str, ...]] = ()
-
-    @classmethod
-    def check(cls, device: Device) -> None:
-        """As in `Transport`."""
-
-    @classmethod
-    def introduce(cls, device: Device, tell: Tell = silent) -> tuple[tuple[str, str], ...]:
-        """As in `Transport`."""
-        return ()
-
-    @classmethod
-    @abstractmethod
-    def start(cls, device: Device) -> Device:
-        """Switch it on, once per process; the same device at the address where it answers."""
 
 
 class Power(Protocol):
@@ -205,7 +29,7 @@ class Power(Protocol):
 
     @classmethod
     def check(cls, device: Device) -> None:
-        """As in `Transport`."""
+        """As in `Connection`."""
 
     @abstractmethod
     def __init__(self, device: Device) -> None: ...
@@ -251,7 +75,7 @@ class Watch(Protocol):
 class Platform(Protocol):
     """What is particular to an operating system: facts, fitness, tuning, sampling, cleaning up.
 
-    Made with the transport.
+    Made with the connection.
 
     Attributes:
         options: keys that a device of this platform may have in the inventory.
@@ -260,11 +84,11 @@ class Platform(Protocol):
     options: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
-    def __init__(self, transport: Transport) -> None: ...
+    def __init__(self, connection: Connection) -> None: ...
 
     @classmethod
     def check(cls, device: Device) -> None:
-        """As in `Transport`."""
+        """As in `Connection`."""
 
     @abstractmethod
     def facts(self) -> tuple[Fact, ...]:
@@ -348,6 +172,18 @@ class Deployment(Protocol):
             WorkloadError: the model cannot run here.
         """
 
+    def try_updates(self, power: Power | None) -> tuple[Measurement, ...]:
+        """Let updates of the device go wrong on purpose; the model must answer after each.
+
+        Args:
+            power: the port that feeds the device; None leaves out what needs it.
+
+        Returns:
+            `update.*`, shares of the tries that ended as they should; nothing where there is no
+            update path of the farm's.
+        """
+        return ()
+
     @abstractmethod
     def remove(self) -> None:
         """Remove what this deployment left besides the content-addressed files."""
@@ -356,24 +192,26 @@ class Deployment(Protocol):
 class Runtime(Protocol):
     """An inference runtime on a device.
 
-    Made with the transport.
+    Made with the connection.
 
     Attributes:
+        platforms: where it runs.
         formats: the model formats that it takes, preferred first.
         scenarios: the scenarios that it can produce.
         options: keys that a device may have in the inventory for it.
     """
 
     options: ClassVar[tuple[str, ...]] = ()
+    platforms: ClassVar[tuple[str, ...]]
     formats: ClassVar[tuple[str, ...]]
     scenarios: ClassVar[tuple[Scenario, ...]]
 
     @abstractmethod
-    def __init__(self, transport: Transport) -> None: ...
+    def __init__(self, connection: Connection) -> None: ...
 
     @classmethod
     def check(cls, device: Device) -> None:
-        """As in `Transport`."""
+        """As in `Connection`."""
 
     @abstractmethod
     def facts(self) -> tuple[Fact, ...]:

@@ -207,12 +207,14 @@ class Measured:
         pace_ns: time of one turn of a fixed loop in the middle of the window, which tells whether
             others shared the processor; None if the runtime does not tell.
         facts: circumstances of this window, such as whether the warm-up settled.
+        time_basis: what the device counts.
     """
 
     traces: tuple[Trace, ...]
     scalars: tuple[Measurement, ...]
     accelerator: str
     pace_ns: float | None = None
+    time_basis: TimeBasis = TimeBasis.WALL
     facts: tuple[Fact, ...] = ()
 
 

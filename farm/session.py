@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from importlib.metadata import version
 
 from farm.charging import reached
+from farm.connection import Transport
 from farm.errors import Evidence, FarmError, OutOfSpace, PreflightFailed
 from farm.model import Device
 from farm.plugins import find_transport
-from farm.protocols import Limits, Platform, Transport, Watch
+from farm.protocols import Limits, Platform, Watch
 from farm.record import Fact, Finding
 from farm.shell import insist
 

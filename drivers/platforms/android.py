@@ -17,9 +17,10 @@ from drivers.platforms.android_readings import SAMPLE, WATCH, AndroidWatch, Look
 from drivers.platforms.linux_readings import read_look
 from drivers.platforms.linux_told import Pairs, ask, read_pairs
 from drivers.platforms.linux_watch import watch_arguments
+from farm.connection import Transport
 from farm.errors import Evidence
 from farm.model import Device
-from farm.protocols import Limits, Platform, Transport, Watch
+from farm.protocols import Limits, Platform, Watch
 from farm.record import Fact, Finding, Reading
 from farm.shell import script
 

@@ -14,7 +14,7 @@ from drivers.platforms.android_told import (
 from drivers.platforms.linux_readings import COLDEST_C, FIND, HOTTEST_C, LOOK, Look
 from drivers.platforms.linux_told import Pairs
 from drivers.platforms.linux_watch import LinuxWatch, watch_script
-from farm.protocols import Stream
+from farm.connection import Stream
 from farm.record import Reading
 
 HEAT_EVERY, BATTERY_EVERY = 5, 10

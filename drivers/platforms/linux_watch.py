@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from drivers.platforms.linux_readings import FIND, LOOK, Look, read_look
 from drivers.platforms.linux_told import Pairs, read_number
-from farm.protocols import Stream, Watch
+from farm.connection import Stream
+from farm.protocols import Watch
 from farm.record import Reading
 
 _BEGIN = """

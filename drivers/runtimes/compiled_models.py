@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
-from farm.protocols import Transport
+from farm.connection import Transport
 from farm.shell import COMMAND_S, script
 
 KEPT = 16

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from farm.connection import Detached, Transport
 from farm.errors import (
     WORKLOAD_ERRORS,
     DeviceError,
@@ -19,7 +20,6 @@ from farm.errors import (
     RuntimeCrashed,
     WrongAccelerator,
 )
-from farm.protocols import Detached, Transport
 from farm.shell import Completed, insist
 
 NO_ROOM = 28

@@ -9,9 +9,10 @@ import numpy as np
 
 from drivers.runtimes.fresh_process import Ran, run_to_its_end
 from drivers.runtimes.placement import read_placement, refuse_fallback
+from farm.connection import Transport
 from farm.errors import ConfigError
 from farm.model import Load
-from farm.protocols import Deployment, Transport
+from farm.protocols import Deployment
 from farm.record import Fact, Measured, Measurement, Output, Placement, Trace
 
 START_S = 60.0

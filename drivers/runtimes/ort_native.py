@@ -17,9 +17,10 @@ from drivers.runtimes.native_build import build_runner
 from drivers.runtimes.ort_deployment import OrtDeployment
 from drivers.runtimes.ort_library import find_library
 from drivers.runtimes.raw_inputs import raw_inputs
+from farm.connection import Transport
 from farm.errors import ConfigError, DeviceError, Evidence, OutOfSpace
 from farm.model import Artifact, Load, Scenario, Workload
-from farm.protocols import Deployment, Runtime, Transport
+from farm.protocols import Deployment, Runtime
 from farm.record import Fact, Measurement, Output
 from farm.shell import COMMAND_S, script
 
@@ -132,6 +133,7 @@ class OrtNative(Runtime):
     """
 
     options: ClassVar[tuple[str, ...]] = ("ort_library", "cpus", "ep_options")
+    platforms: ClassVar[tuple[str, ...]] = ("android", "linux")
     formats: ClassVar[tuple[str, ...]] = ("onnx",)
     scenarios: ClassVar[tuple[Scenario, ...]] = (Scenario.SINGLE_STREAM,)
 

@@ -12,9 +12,10 @@ import numpy as np
 from drivers.runtimes.device_options import read_provider_options
 from drivers.runtimes.fresh_process import Ran
 from drivers.runtimes.ort_deployment import START_S, OrtDeployment
+from farm.connection import Transport
 from farm.errors import DeviceError, Evidence
 from farm.model import Artifact, Load, Scenario, Workload
-from farm.protocols import Deployment, Runtime, Transport
+from farm.protocols import Deployment, Runtime
 from farm.record import Fact, Output
 
 LOADGEN = Path(__file__).parent.parent / "ondevice" / "loadgen.py"
@@ -30,6 +31,7 @@ class OrtPython(Runtime):
     """
 
     options: ClassVar[tuple[str, ...]] = ("python", "cpus", "ep_options")
+    platforms: ClassVar[tuple[str, ...]] = ("android", "linux", "virtual")
     formats: ClassVar[tuple[str, ...]] = ("onnx",)
     scenarios: ClassVar[tuple[Scenario, ...]] = (Scenario.SINGLE_STREAM,)
 

@@ -15,9 +15,9 @@ from drivers.transports.adb_link import ACCEPT_S, CONNECT_S, Link, LinkChannel, 
 from drivers.transports.adb_phone import PhoneTransport, PhoneWire, insist_on_serial, serial_of
 from drivers.transports.adb_wire import Nonsense
 from drivers.transports.posix import quota_bytes
+from farm.connection import Tell, silent
 from farm.errors import ConfigError, ConnectError, ConnectionLost, InfraError
 from farm.model import Device
-from farm.protocols import Tell, silent
 from farm.record import Fact
 
 PORT = 5555

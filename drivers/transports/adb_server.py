@@ -17,9 +17,9 @@ from drivers.transports.adb_link import ACCEPT_S, CONNECT_S
 from drivers.transports.adb_phone import PhoneTransport, PhoneWire, insist_on_serial, serial_of
 from drivers.transports.adb_wire import Block, Channel, Patience
 from drivers.transports.posix import quota_bytes
+from farm.connection import Tell, silent
 from farm.errors import ConfigError, ConnectError
 from farm.model import Device
-from farm.protocols import Tell, silent
 from farm.record import Fact
 
 SERVER = "127.0.0.1:5037"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from farm.protocols import Clock
+from farm.connection import Clock
 
 
 class SystemClock(Clock):

@@ -13,8 +13,8 @@ import time
 from collections.abc import Callable
 from pathlib import PurePosixPath
 
+from farm.connection import Detached
 from farm.errors import CommandTimeout, DeviceRebooted, InfraError
-from farm.protocols import Detached
 from farm.shell import COMMAND_S, Completed, Shell, script
 
 OUTPUT_LIMIT = 64 << 10

@@ -16,9 +16,9 @@ from pathlib import Path, PurePosixPath
 from typing import ClassVar
 
 from drivers.transports.clock import SystemClock
+from farm.connection import Detached, Stream, Transport
 from farm.errors import CommandTimeout, ConnectError, InfraError, OutOfSpace
 from farm.model import Device
-from farm.protocols import Detached, Stream, Transport
 from farm.shell import Completed, cache_folder
 
 OUTPUT_LIMIT = 64 << 10

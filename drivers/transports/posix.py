@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any, Generic, Protocol, TypeVar
 
 from drivers.transports.detached import ShellDetached, start_script
+from farm.connection import Detached, Stream, Transport
 from farm.errors import (
     CommandTimeout,
     ConfigError,
@@ -23,7 +24,6 @@ from farm.errors import (
     OutOfSpace,
 )
 from farm.model import Device
-from farm.protocols import Detached, Stream, Transport
 from farm.record import Fact
 from farm.shell import COMMAND_S, Completed, script
 

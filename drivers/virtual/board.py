@@ -15,8 +15,8 @@ from drivers.virtual.board_exec import run_command
 from drivers.virtual.board_server import USER, BoardServer
 from drivers.virtual.board_tree import CORES, CPUS, board_files, sensor_files
 from drivers.virtual.machine import RUNTIME, Machine, check_machine, switch_on
+from farm.connection import Virtual
 from farm.model import Address, Device
-from farm.protocols import Virtual
 
 
 class VirtualBoard(Virtual):

@@ -20,9 +20,9 @@ import numpy as np
 
 from drivers.virtual.cost import work_units
 from drivers.virtual.physics import PROFILES, Body, Noise, Profile
+from farm.connection import Clock
 from farm.errors import ConfigError, ConnectionLost, DeviceRebooted, nearest_hint
 from farm.model import Address, Device
-from farm.protocols import Clock
 
 INFER_LIMIT_S = 600
 LOAD_UNITS, LOAD_UNITS_PER_BYTE = 2000.0, 0.1

@@ -26,9 +26,9 @@ from drivers.virtual.phone_tree import (
     service_files,
 )
 from drivers.virtual.phone_wire import GREETING_BYTES, MOST_BYTES, NEWEST, WITH_CHECKSUMS
+from farm.connection import Virtual
 from farm.errors import ConfigError
 from farm.model import Address, Device
-from farm.protocols import Virtual
 
 WIRE_FAULTS = ("drop", "full", "unauthorized")
 _NUMBERS = {

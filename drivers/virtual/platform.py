@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from drivers.virtual.transport import VirtualTransport
+from farm.connection import Transport
 from farm.errors import ConfigError
-from farm.protocols import Limits, Platform, Transport, Watch
+from farm.protocols import Limits, Platform, Watch
 from farm.record import Fact, Finding, Reading
 
 

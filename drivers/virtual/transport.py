@@ -20,9 +20,9 @@ from drivers.virtual.device import (
     read_seed,
     switch_on,
 )
+from farm.connection import Detached, Stream, Transport
 from farm.errors import CommandTimeout, ConnectError, InfraError, OutOfSpace
 from farm.model import Device
-from farm.protocols import Detached, Stream, Transport
 from farm.shell import Completed, cache_folder
 
 PYTHON = "python3"

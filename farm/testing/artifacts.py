@@ -7,9 +7,9 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
+from farm.connection import Transport
 from farm.errors import TransferCorrupt
 from farm.model import Artifact
-from farm.protocols import Transport
 from farm.shell import script
 from farm.testing.probes import ASK_S, again, is_there, names, read, write
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from farm.connection import Transport
 from farm.errors import CommandTimeout, InfraError
-from farm.protocols import Transport
 from farm.shell import script
 from farm.testing.probes import (
     ASK_S,

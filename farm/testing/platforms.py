@@ -21,8 +21,9 @@ from typing import ClassVar
 
 import pytest
 
+from farm.connection import Transport
 from farm.errors import Evidence
-from farm.protocols import Limits, Platform, Transport
+from farm.protocols import Limits, Platform
 from farm.record import Reading
 from farm.testing.probes import (
     FAMILY,

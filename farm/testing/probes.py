@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from farm.protocols import Transport
+from farm.connection import Transport
 from farm.shell import script
 
 ASK_S = 30.0

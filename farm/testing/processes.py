@@ -8,8 +8,8 @@ from typing import ClassVar
 
 import pytest
 
+from farm.connection import Detached, Stream, Transport
 from farm.errors import CommandTimeout
-from farm.protocols import Detached, Stream, Transport
 from farm.shell import Completed, script
 from farm.testing.commands import KILLED
 from farm.testing.probes import (

@@ -36,10 +36,11 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
+from farm.connection import Transport
 from farm.errors import UnsupportedModel, WorkloadError, WrongAccelerator
 from farm.metrics import COLDSTART, METRICS
 from farm.model import Artifact, Load, Scenario, Workload
-from farm.protocols import Deployment, Runtime, Transport
+from farm.protocols import Deployment, Runtime
 from farm.record import Measured, Output
 from farm.testing.probes import names
 

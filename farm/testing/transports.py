@@ -26,8 +26,8 @@ With `pytest.register_assert_rewrite("farm.testing")` in `conftest.py` pytest ex
 
 from __future__ import annotations
 
+from farm.connection import Transport
 from farm.model import Device
-from farm.protocols import Transport
 from farm.testing.artifacts import ArtifactContract
 from farm.testing.commands import CommandContract, FileContract
 from farm.testing.probes import ASK_S, again

@@ -13,8 +13,8 @@ import numpy as np
 
 import farm
 from drivers.transports.adb import AdbTransport
+from farm.connection import Transport
 from farm.model import Artifact
-from farm.protocols import Transport
 from farm.record import Outcome
 from tests.benchmarks.run import Figure
 from tests.system.phones import AdbServer, Phone, adb_server, make_phone, switched_on

@@ -9,8 +9,8 @@ import pytest
 
 from drivers.platforms.android import AndroidPlatform
 from drivers.transports.local import LocalTransport
+from farm.connection import Transport
 from farm.model import Address, Device
-from farm.protocols import Transport
 from farm.testing.platforms import PlatformContract
 from tests.unit.test_android_phones import Phone
 

@@ -10,8 +10,8 @@ import pytest
 from drivers.runtimes.ort_python import OrtPython
 from drivers.virtual.platform import VirtualPlatform
 from drivers.virtual.transport import VirtualTransport
+from farm.connection import Transport
 from farm.model import Address, Device
-from farm.protocols import Transport
 from farm.testing.platforms import PlatformContract
 from farm.testing.runtimes import RuntimeContract
 from farm.testing.transports import TransportContract

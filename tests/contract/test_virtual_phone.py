@@ -10,9 +10,9 @@ import pytest
 from drivers.platforms.android import AndroidPlatform
 from drivers.runtimes.ort_python import OrtPython
 from drivers.virtual.machine import switch_all_off
+from farm.connection import Transport
 from farm.model import Address, Device
 from farm.plugins import connect
-from farm.protocols import Transport
 from farm.testing.platforms import PlatformContract
 from farm.testing.runtimes import RuntimeContract
 from farm.testing.transports import TransportContract

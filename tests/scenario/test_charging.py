@@ -15,11 +15,12 @@ from drivers.virtual.platform import VirtualPlatform
 from drivers.virtual.transport import VirtualTransport
 from farm import charging
 from farm.battery import Look, Suspicion
+from farm.connection import Tell, Transport, silent
 from farm.errors import CommandTimeout, ConfigError, ConnectError
 from farm.inventory import read_inventory
 from farm.lease import leased
 from farm.model import Device
-from farm.protocols import Power, Tell, Transport, silent
+from farm.protocols import Power
 from farm.record import Fact, Reading
 from farm.store import schema
 from farm.store.batteries import begin_quarantine, end_quarantine, read_looks, save_look

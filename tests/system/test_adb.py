@@ -15,6 +15,7 @@ import pytest
 from drivers.transports.adb import AdbTransport
 from drivers.transports.adb_server import AdbServerTransport
 from drivers.virtual.phone import Phone as PlayedPhone
+from farm.connection import Transport
 from farm.errors import (
     CommandTimeout,
     ConfigError,
@@ -24,7 +25,6 @@ from farm.errors import (
     OutOfSpace,
 )
 from farm.model import Address, Artifact, Device
-from farm.protocols import Transport
 from farm.shell import script
 from farm.testing.probes import HOSTILE, wait_until
 from tests.system.phones import AdbServer, Phone

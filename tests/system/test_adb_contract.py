@@ -10,9 +10,9 @@ import pytest
 from drivers.transports.adb import AdbTransport
 from drivers.transports.adb_server import AdbServerTransport
 from drivers.virtual.machine import switch_all_off
+from farm.connection import Transport
 from farm.model import Address, Device
 from farm.plugins import connect
-from farm.protocols import Transport
 from farm.testing.transports import TransportContract
 from tests.system.phones import AdbServer, Phone
 

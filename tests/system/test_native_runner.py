@@ -24,6 +24,7 @@ from drivers.runtimes.ort_library import find_library
 from drivers.runtimes.ort_native import OrtNative
 from drivers.runtimes.ort_python import OrtPython
 from drivers.transports.local import LocalTransport
+from farm.connection import Detached, Transport
 from farm.errors import (
     ConfigError,
     DeployFailed,
@@ -34,7 +35,7 @@ from farm.errors import (
     WrongOutput,
 )
 from farm.model import Address, Artifact, Device, Load, Workload
-from farm.protocols import Detached, Runtime, Transport
+from farm.protocols import Runtime
 from farm.record import Output
 from farm.shell import Completed
 from farm.testing.runtimes import RuntimeContract

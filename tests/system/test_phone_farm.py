@@ -18,7 +18,7 @@ import pytest
 import farm
 from drivers.platforms.android import AndroidPlatform
 from drivers.transports.adb import AdbTransport
-from farm.protocols import Transport
+from farm.connection import Transport
 from farm.record import Outcome
 from farm.store import reader, rows
 from farm.store.database import open_store

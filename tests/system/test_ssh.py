@@ -16,6 +16,7 @@ import pytest
 
 from drivers.transports.ssh import SshTransport
 from drivers.transports.ssh_link import Link
+from farm.connection import Transport
 from farm.errors import (
     CommandTimeout,
     ConfigError,
@@ -25,7 +26,6 @@ from farm.errors import (
     OutOfSpace,
 )
 from farm.model import Address, Artifact, Device
-from farm.protocols import Transport
 from farm.shell import script
 from farm.testing.probes import wait_until
 from tests.system.proxies import Proxy

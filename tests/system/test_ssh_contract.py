@@ -8,7 +8,7 @@ import pytest
 
 from drivers.platforms.linux import LinuxPlatform
 from drivers.transports.ssh import SshTransport
-from farm.protocols import Transport
+from farm.connection import Transport
 from farm.testing.platforms import PlatformContract
 from farm.testing.transports import TransportContract
 from tests.system.servers import Server

@@ -25,7 +25,7 @@ from drivers.platforms.android_readings import (
 from drivers.platforms.android_settings import PREPARE, RESTORE
 from drivers.platforms.linux_leftovers import KERNEL, SWEEP
 from drivers.virtual.phone_dumps import CPU, SKIN, Heat, battery_dump, thermal_dump
-from farm.protocols import Stream
+from farm.connection import Stream
 from farm.record import Reading
 from tests.unit.test_android_phones import (
     PACK,

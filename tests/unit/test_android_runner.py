@@ -36,9 +36,9 @@ from drivers.runtimes.ort_library import find_library
 from drivers.runtimes.ort_native import OrtNative
 from drivers.runtimes.ort_python import OrtPython
 from drivers.transports.local import LocalTransport
+from farm.connection import Transport
 from farm.errors import ConfigError
 from farm.model import Address, Artifact, Device, Load
-from farm.protocols import Transport
 from farm.shell import Completed
 from farm.workload import read_workload
 

@@ -20,8 +20,9 @@ from drivers.platforms.linux_readings import LOOK, SAMPLE, read_look
 from drivers.platforms.linux_settings import PREPARE, RESTORE
 from drivers.platforms.linux_told import read_pairs, write_cores
 from drivers.platforms.linux_watch import WATCH, LinuxWatch, read_times, share_below, spare_mask
+from farm.connection import Stream
 from farm.model import read_cores
-from farm.protocols import Limits, Stream
+from farm.protocols import Limits
 from farm.record import Reading
 from tests.unit.test_linux_trees import (
     CPU,

@@ -12,8 +12,8 @@ import pytest
 
 from drivers.platforms.linux import LinuxPlatform
 from drivers.transports.local import LocalTransport
+from farm.connection import Stream
 from farm.model import Address, Device
-from farm.protocols import Stream
 from farm.shell import Completed
 
 BOOT = "0d9aa3f6-5c1b-4c39-9d2c-4a4f2f2f7d10"

@@ -20,6 +20,7 @@ from drivers.runtimes.ort_python import LOADGEN, OrtPython
 from drivers.virtual.board import VirtualBoard
 from drivers.virtual.board_server import USER
 from drivers.virtual.machine import switch_all_off
+from farm.connection import Transport
 from farm.errors import (
     CommandTimeout,
     ConfigError,
@@ -29,7 +30,6 @@ from farm.errors import (
 )
 from farm.model import Address, Artifact, Device, Load
 from farm.plugins import connect
-from farm.protocols import Transport
 from farm.shell import script
 from farm.workload import read_workload
 
