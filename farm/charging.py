@@ -17,7 +17,7 @@ from enum import StrEnum
 from typing import TypeVar
 
 from farm.battery import Look, judge, read_band
-from farm.connection import Transport
+from farm.connection import Connection
 from farm.errors import (
     ConfigError,
     ConnectError,
@@ -142,19 +142,19 @@ def awake(port: Port | None, meet: Callable[[], T]) -> T:
 
 
 @contextmanager
-def reached(device: Device) -> Iterator[tuple[Transport, Platform]]:
+def reached(device: Device) -> Iterator[tuple[Connection, Platform]]:
     """Reach a device for the time of a `with` block, and leave its battery in its band.
 
     Raises:
         InfraError: it cannot be reached.
     """
     port = find_port(device)
-    transport = awake(port, lambda: connect(device))
+    connection = awake(port, lambda: connect(device))
     level_pct: float | None = None
     try:
-        platform = find_platform(transport.platform)(transport)
+        platform = find_platform(connection.platform)(connection)
         try:
-            yield transport, platform
+            yield connection, platform
         finally:
             if port:
                 with suppress(FarmError):
@@ -163,7 +163,7 @@ def reached(device: Device) -> Iterator[tuple[Transport, Platform]]:
         error.device = error.device or device.name
         raise
     finally:
-        transport.close()
+        connection.close()
         if port and level_pct is not None:
             # What was measured counts more than a port that does not obey: `farm charge` tells.
             with suppress(FarmError):
@@ -226,8 +226,8 @@ def _tended(store: Store, device: Device) -> Tended:
         return _cut_off(device, port, quarantine)
     look: Look | None = None
     try:
-        with closing(awake(port, lambda: connect(device))) as transport:
-            look = look_at(find_platform(transport.platform)(transport))
+        with closing(awake(port, lambda: connect(device))) as connection:
+            look = look_at(find_platform(connection.platform)(connection))
         save_look(store, device.name, look)
         if quarantine := _judged(store, device.name, look.taken):
             return _cut_off(device, port, quarantine, look)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def add_to(app: typer.Typer) -> None:
     """Register the commands."""
-    for command in (check, doctor, enroll, charge):
+    for command in (check, doctor, enroll, flash, charge):
         app.command()(command)
 
 
@@ -83,6 +83,23 @@ def enroll(
         pin(inventory, met)
         console.out.print(console.safe(f"pinned in {inventory}"))
     for fact in greet(inventory, device):
+        console.out.print(console.safe(f"  {fact.name}: {fact.value}"))
+
+
+def flash(
+    device: Annotated[str, typer.Argument(help="Name of the microcontroller in the inventory.")],
+    image: Annotated[
+        Path | None, typer.Argument(help="Firmware to put there; the farm's own if left out.")
+    ] = None,
+    inventory: Inventory = INVENTORY,
+    store: Store = STORE,
+) -> None:
+    """Put a firmware on a microcontroller, by the way that the inventory names, and meet it."""
+    from farm import console, enrolling
+
+    put = enrolling.flash(inventory, store, device, image)
+    console.out.print(console.safe(f"{device} has {put.name}, {put.size_bytes:,} bytes"))
+    for fact in enrolling.greet(inventory, device):
         console.out.print(console.safe(f"  {fact.name}: {fact.value}"))
 
 

@@ -23,10 +23,10 @@ from farm.analysis.compare import (
 )
 from farm.analysis.items import clustered_effect
 from farm.cells import Cell, Group, Unit, group_of
-from farm.metrics import Direction, Method
-from farm.model import Arm, Job, Workload
+from farm.metrics import METRICS, Direction, Method
+from farm.model import Arm, Workload
 from farm.policy import MIN_BLOCKS, Policy
-from farm.record import ErrorRecord, JobResult, Repeat, Verdict
+from farm.record import ErrorRecord, JobResult, Repeat, TimeBasis, Verdict
 from farm.rules import Rule
 
 SICKENING = frozenset({"throttled", "off_temperature"})
@@ -71,7 +71,7 @@ def _questions(group: list[JobResult], rule: Rule, policy: Policy) -> Iterable[C
         accelerator=first.accelerator,
         load_digest=first.load.digest(),
         scenario=first.load.scenario,
-        time_basis=group[0].time_basis,
+        time_basis=_time_basis(group),
         simulated=any(result.simulated for result in group),
         rule=rule,
         units=(),
@@ -129,6 +129,8 @@ def block_differences(
 def _answer(cell: Cell, group: list[JobResult], looks: int) -> Cell | None:
     """The evidence on one question; None if it only informs and there is nothing to say."""
     rule, measures = cell.rule, {str(measure) for measure in group[0].job.measures}
+    if rule.metric.bases and cell.time_basis not in rule.metric.bases:
+        return None  # it does not exist there, so it is not missing
     if rule.metric.family not in measures | {"size", "drift"}:
         return replace(cell, reasons=(_not_measured(rule),)) if rule.gate else None
     guilt = _candidates_doing(group, rule.metric.method, looks)
@@ -215,10 +217,9 @@ def _against_limit(cell: Cell, group: list[JobResult]) -> Cell:
             values += found
             units.append(Unit(device=name, blocks=0, effect=float(np.mean(found))))
             continue
-        elif metric.method is Method.EXACT:
-            size = float(_candidate_bytes(result.job))
-            items.append(Level(estimate=size, lo=size, hi=size, n=1))
-            units.append(Unit(device=name, blocks=0, effect=size))
+        elif (number := _number(result, Arm.CANDIDATE, metric.name)) is not None:
+            items.append(Level(estimate=number, lo=number, hi=number, n=1))
+            units.append(Unit(device=name, blocks=0, effect=number))
             continue
         units.append(Unit(device=name, blocks=0, effect=None))
     cell = replace(cell, units=tuple(units), reasons=tuple(reasons))
@@ -242,8 +243,18 @@ def _block_levels(repeats: Iterable[Repeat], metric: str) -> list[float]:
     return [math.exp(float(np.mean(logs))) for logs in blocks.values()]
 
 
-def _candidate_bytes(job: Job) -> int:
-    return next(arm.artifact.size_bytes for arm in job.arms if arm.arm is Arm.CANDIDATE)
+def _number(result: JobResult, arm: Arm, metric: str) -> float | None:
+    """A metric without noise of one model on one unit, None if it has none there."""
+    if metric == "size.model_bytes":  # known without running it
+        return next((float(a.artifact.size_bytes) for a in result.job.arms if a.arm is arm), None)
+    if METRICS[metric].method is not Method.EXACT:
+        return None
+    return next((m.value for m in result.summary(arm).measurements if m.metric == metric), None)
+
+
+def _time_basis(group: list[JobResult]) -> TimeBasis:
+    """What the devices of a group count; one that measured nothing cannot tell."""
+    return next((r.time_basis for r in group if r.repeats), group[0].time_basis)
 
 
 def _too_little(cell: Cell, have: int) -> str:
@@ -270,14 +281,25 @@ def _from_number(cell: Cell, group: list[JobResult]) -> Cell:
     for result in group:  # the size of a file that no runtime can load says nothing
         if result.error and result.error.family == "workload":
             return replace(cell, reasons=(_reason(result.error, result.job.device.name),))
-    sizes = {arm.arm: float(arm.artifact.size_bytes) for arm in group[0].job.arms}
-    if not sizes[cell.against]:
-        return replace(cell, reasons=("not_measured: the baseline's file is empty",))
-    effect = exact_effect(sizes[cell.against], sizes[Arm.CANDIDATE])
-    units = tuple(
-        Unit(device=result.job.device.name, blocks=0, effect=effect.estimate) for result in group
-    )
-    return replace(cell, units=units, effect=effect)
+    metric = cell.rule.metric
+    better = metric.direction is Direction.HIGHER
+    units, reasons, effects = [], [], list[Effect]()
+    for result in group:
+        name = result.job.device.name
+        before = _number(result, cell.against, metric.name)
+        after = _number(result, Arm.CANDIDATE, metric.name)
+        effect = None
+        if before is None or after is None:
+            reasons.append(_reason(result.error, name) or f"not_measured: {metric.name} on {name}")
+        elif before == 0 != after:
+            reasons.append(f"no_ratio: {metric.name} went from 0 to {after:g} on {name}")
+        else:
+            effect = exact_effect(before, after, more_is_better=better)
+            effects.append(effect)
+        units.append(Unit(device=name, blocks=0, effect=effect.estimate if effect else None))
+    cell = replace(cell, units=tuple(units), reasons=tuple(reasons))
+    worst = max(effects, key=lambda effect: effect.estimate, default=None)
+    return cell if worst is None else replace(cell, effect=worst)
 
 
 def _candidates_doing(group: list[JobResult], method: Method, looks: int) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable
 from pathlib import PurePosixPath
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 from farm.errors import ConfigError
 from farm.model import Artifact, Device
@@ -86,6 +86,7 @@ class Connection(Protocol):
         simulated: whether device or time are not real.
         host: what devices behind it share processor time with, unless told otherwise; empty for
             devices that are machines of their own.
+        has_shell: whether commands can be run there.
         options: keys that a device behind it may have in the inventory.
         device: what it was made with.
         clock: time as the device's side has it.
@@ -95,6 +96,7 @@ class Connection(Protocol):
     runtime: ClassVar[str] = "ort_python"
     simulated: ClassVar[bool]
     host: ClassVar[str]
+    has_shell: ClassVar[bool] = True
     options: ClassVar[tuple[str, ...]] = ()
     device: Device
     clock: Clock
@@ -133,12 +135,15 @@ class Connection(Protocol):
         """Let go of the device; closing twice is no error."""
 
 
+@runtime_checkable
 class Line(Connection, Protocol):
     """A serial line: one request, one answer.
 
     What wraps them on the wire is the line's own business: frames with a checksum, or a text
     protocol's ends of line.
     """
+
+    has_shell: ClassVar[bool] = False
 
     @abstractmethod
     def exchange(self, request: bytes, *, timeout_s: float) -> bytes:
@@ -157,6 +162,18 @@ class Line(Connection, Protocol):
     @abstractmethod
     def console(self) -> str:
         """The last 64 KiB of what the device said besides its answers."""
+
+    def own_firmware(self) -> Artifact:
+        """The farm's own firmware for this board, built when it is needed.
+
+        Raises:
+            ConfigError: there is none for it.
+        """
+        raise ConfigError(
+            "the farm has no firmware of its own for it",
+            device=self.device.name,
+            hint="name the image: farm flash DEVICE IMAGE",
+        )
 
     def flash(self, image: Artifact) -> None:
         """Put a whole firmware on the device, by the way that the inventory names with `flash`.
@@ -185,7 +202,7 @@ class Transport(Shell, Connection, Protocol):
 
     @abstractmethod
     def __init__(self, device: Device) -> None:
-        super().__init__(device)
+        Connection.__init__(self, device)  # a Protocol's super() would find the Shell's
         self.in_use = set()
 
     @abstractmethod
@@ -224,6 +241,7 @@ class Virtual(Protocol):
     runtime: ClassVar[str]
     simulated: ClassVar[bool] = True
     host: ClassVar[str]
+    has_shell: ClassVar[bool] = True
     options: ClassVar[tuple[str, ...]] = ()
 
     @classmethod

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
-from dataclasses import dataclass
+from contextlib import closing, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from farm.charging import awake, find_port
-from farm.connection import Tell
+from farm.connection import Line, Tell
 from farm.document import read_document
 from farm.errors import ConfigError
 from farm.inventory import read_inventory
-from farm.model import Device
-from farm.plugins import connect, find_platform, find_transport
+from farm.lease import leased
+from farm.model import Artifact, Device
+from farm.plugins import connect, find_connection, find_platform
 from farm.record import Fact
+from farm.store.database import open_store
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +50,7 @@ def introduce(inventory: Path, name: str, tell: Tell) -> Introduction:
         InfraError: the device cannot be reached.
     """
     (device,) = read_inventory(inventory).select((name,))
-    kind = find_transport(device.address.scheme)
+    kind = find_connection(device.address.scheme)
     shown = awake(find_port(device), lambda: kind.introduce(device, tell))
     return Introduction(device=device, shown=shown)
 
@@ -79,6 +81,36 @@ def pin(inventory: Path, introduction: Introduction) -> None:
             part.unlink()
 
 
+def flash(inventory: Path, store: Path, name: str, image: Path | None) -> Artifact:
+    """Put a firmware on a microcontroller that nobody else uses now.
+
+    The board may be blank, so the serial number that is pinned in the inventory is not asked for.
+
+    Args:
+        inventory: the file.
+        store: where leases are kept.
+        name: of the device.
+        image: the firmware; the farm's own if left out.
+
+    Returns:
+        What was put there.
+
+    Raises:
+        ConfigError: the inventory is wrong, the device is no microcontroller, or there is no way to
+            flash it.
+        InfraError: it cannot be reached.
+    """
+    (device,) = read_inventory(inventory).select((name,))
+    unpinned = tuple(pair for pair in device.options if pair[0] != "serial")
+    with open_store(store) as opened, leased(opened, device, "flash"):
+        with closing(connect(replace(device, options=unpinned))) as line:
+            if not isinstance(line, Line):
+                raise ConfigError("it is no microcontroller: nothing is flashed there", device=name)
+            firmware = Artifact.of(image) if image else line.own_firmware()
+            line.flash(firmware)
+    return firmware
+
+
 def greet(inventory: Path, name: str) -> tuple[Fact, ...]:
     """Reach a device that is known now; what it tells about itself.
 
@@ -86,9 +118,9 @@ def greet(inventory: Path, name: str) -> tuple[Fact, ...]:
         InfraError: it cannot be reached.
     """
     (device,) = read_inventory(inventory).select((name,))
-    transport = connect(device)
+    connection = connect(device)
     try:
-        facts = find_platform(transport.platform)(transport).facts()
-        return (*transport.describe(), *facts)
+        facts = find_platform(connection.platform)(connection).facts()
+        return (*connection.describe(), *facts)
     finally:
-        transport.close()
+        connection.close()

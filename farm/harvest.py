@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from farm.analysis import summary
 from farm.errors import Evidence, FarmError, WorkloadError
-from farm.metrics import COLDSTART, LATENCY_QUANTILES
+from farm.metrics import METRICS, Method
 from farm.model import Arm, ArmModel, Job, Measure, Slot
 from farm.record import (
     ArmSummary,
@@ -24,6 +24,7 @@ from farm.record import (
     Outcome,
     Placement,
     Repeat,
+    TimeBasis,
 )
 
 MAX_PACE = 1.2
@@ -45,6 +46,7 @@ class Harvest:
     attempts: int = 0
     simulated: bool = False
     accelerator: str = ""
+    time_basis: TimeBasis = TimeBasis.WALL
     environment: tuple[Fact, ...] = ()
     notes: tuple[str, ...] = ()
     repeats: list[Repeat] = field(default_factory=list)
@@ -104,6 +106,7 @@ def result_of(harvest: Harvest, outcome: Outcome, error: ErrorRecord | None) -> 
         attempts=harvest.attempts,
         accelerator=harvest.accelerator,
         simulated=harvest.simulated,
+        time_basis=harvest.time_basis,
         environment=harvest.environment,
         repeats=tuple(_marked(harvest, repeat) for repeat in harvest.repeats),
         canaries=tuple(harvest.canaries),
@@ -111,6 +114,7 @@ def result_of(harvest: Harvest, outcome: Outcome, error: ErrorRecord | None) -> 
         arms=tuple(_summarise(harvest, arm) for arm in harvest.job.arms),
         notes=(
             *dict.fromkeys(map(_masked, harvest.notes)),
+            *_untimed(harvest),
             *_disturbance(harvest),
             *_operators(harvest),
             *filter(None, [harvest.unfit]),
@@ -124,6 +128,13 @@ def _marked(harvest: Harvest, repeat: Repeat) -> Repeat:
     if not harvest.disturbed(repeat):
         return repeat
     return replace(repeat, conditions=(*repeat.conditions, "disturbed"))
+
+
+def _untimed(harvest: Harvest) -> tuple[str, ...]:
+    """What was asked for and does not exist where instructions are counted."""
+    if harvest.time_basis is not TimeBasis.ICOUNT or Measure.LATENCY not in harvest.job.measures:
+        return ()
+    return ("latency: an emulator counts instructions there, and they are no measure of time",)
 
 
 def _disturbance(harvest: Harvest) -> tuple[str, ...]:
@@ -147,10 +158,12 @@ def _summarise(harvest: Harvest, arm: ArmModel) -> ArmSummary:
     found += harvest.described.get(arm.arm, ())
     found += _placed(harvest, arm.arm)
     mine = [repeat for repeat in harvest.repeats if repeat.arm is arm.arm]
-    for metric in (*LATENCY_QUANTILES, "memory.peak_rss", *COLDSTART):
+    for metric in dict.fromkeys(m.metric for repeat in mine for m in repeat.measurements):
         values = [value for repeat in mine if (value := repeat.value(metric)) is not None]
-        if values and len(values) == len(mine):
-            found.append(summary.over_repeats(metric, np.array(values)))
+        if len(values) == len(mine):
+            exact = METRICS[metric].method is Method.EXACT
+            over = summary.exact_over_repeats if exact else summary.over_repeats
+            found.append(over(metric, np.array(values)))
     if Measure.MEMORY in harvest.job.measures:
         size = float(arm.artifact.size_bytes)
         found.append(Measurement(metric="size.model_bytes", unit="bytes", value=size))

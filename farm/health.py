@@ -14,18 +14,17 @@ from typing import Any
 
 from farm.battery import Look, describe
 from farm.charging import reached, refuse_quarantined
-from farm.connection import Transport
+from farm.connection import Connection
 from farm.errors import FarmError, LeaseTimeout
 from farm.inventory import read_inventory
 from farm.lease import leased
 from farm.model import Device, DeviceState
 from farm.plugins import (
-    find_runtime,
     find_suites,
-    runtime_names,
+    runtimes_for,
 )
 from farm.policy import read_policy
-from farm.protocols import Limits
+from farm.protocols import Limits, Runtime
 from farm.store.batteries import latest_looks, read_looks, read_quarantines
 from farm.store.database import open_store
 from farm.store.noise import latest_noise
@@ -227,23 +226,23 @@ def _checked_device(device: Device) -> Check:
 
 def _thoroughly(device: Device) -> Iterator[Check]:
     """Everything about one device; what stands in the way of measuring is not ok."""
-    with reached(device) as (transport, platform):
+    with reached(device) as (connection, platform):
         facts = platform.facts()
         os = next((fact.value for fact in facts if fact.name == "os"), "")
         yield Check(name="reached", ok=True, detail=os or device.address.scheme, brief=True)
-        for fact in (*transport.describe(), *facts):
+        for fact in (*connection.describe(), *facts):
             yield Check(name=fact.name, ok=True, detail=fact.value)
-        for name in runtime_names():
-            yield _runtime(name, transport, needed=name == device.runtime)
+        for name, kind in runtimes_for(connection).items():
+            yield _runtime(name, kind, connection, needed=name == device.runtime)
         for finding in platform.preflight(Limits()):
             ok = not finding.blocking
             yield Check(name=finding.code, ok=ok, detail=finding.message, brief=True)
 
 
-def _runtime(name: str, transport: Transport, *, needed: bool) -> Check:
+def _runtime(name: str, kind: type[Runtime], connection: Connection, *, needed: bool) -> Check:
     """Whether a runtime works there; only the one that the device is meant to use must."""
     try:
-        facts = {fact.name: fact.value for fact in find_runtime(name)(transport).facts()}
+        facts = {fact.name: fact.value for fact in kind(connection).facts()}
     except FarmError as error:
         fix = error.hint if needed else ""
         return Check(name=name, ok=not needed, detail=f"{name}: {error.message}", fix=fix)

@@ -9,7 +9,7 @@ from farm.battery import read_band
 from farm.document import Table, read_document
 from farm.errors import ConfigError, nearest_hint
 from farm.model import Address, Device, DeviceState
-from farm.plugins import find_platform, find_power, find_runtime, find_transport, runtime_names
+from farm.plugins import find_connection, find_platform, find_power, find_runtime, runtimes_for
 from farm.protocols import Power
 
 
@@ -88,11 +88,12 @@ def _read_device(name: str, entry: Table) -> Device:
     text = entry.text("address")
     try:
         address = Address.parse(text)
-        kind = find_transport(address.scheme)
+        kind = find_connection(address.scheme)
     except ConfigError as error:
         raise entry.error(error.message, key="address", hint=error.hint) from error
     power = _read_power(entry)
-    drivers = (kind, find_platform(kind.platform), *map(find_runtime, runtime_names()), *power)
+    runtimes = runtimes_for(kind)
+    drivers = (kind, find_platform(kind.platform), *runtimes.values(), *power)
     names = {name for driver in drivers for name in driver.options}
     device = Device(
         name=name,
@@ -103,7 +104,7 @@ def _read_device(name: str, entry: Table) -> Device:
         owner=entry.text("owner", default=""),
         state=entry.choice("state", DeviceState, default=DeviceState.ACTIVE),
         host=entry.text("host", default=kind.host or name),
-        runtime=_read_runtime(entry, kind.runtime),
+        runtime=_read_runtime(entry, kind.runtime, tuple(runtimes)),
         simulated=entry.flag("simulated", default=False) or kind.simulated,
         options=_read_options(entry, names | (CARE if power else set())),
     )
@@ -134,12 +135,18 @@ def _read_power(entry: Table) -> tuple[type[Power], ...]:
         raise entry.error(error.message, key="power", hint=error.hint) from error
 
 
-def _read_runtime(entry: Table, default: str) -> str:
+def _read_runtime(entry: Table, default: str, fitting: tuple[str, ...]) -> str:
     name = entry.text("runtime", default=default)
     try:
         find_runtime(name)
     except ConfigError as error:
         raise entry.error(error.message, key="runtime", hint=error.hint) from error
+    if name not in fitting:
+        raise entry.error(
+            f"the runtime '{name}' does not run on this device",
+            key="runtime",
+            hint=nearest_hint(name, fitting),
+        )
     return name
 
 

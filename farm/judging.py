@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from farm.analysis.compare import items_needed
 from farm.cells import Cell
 from farm.metrics import Direction, Method
+from farm.model import Arm
 from farm.policy import FailRule, OnInconclusive, Policy
 from farm.record import Skip, Verdict
 from farm.weighting import weighted_cells
@@ -140,6 +141,8 @@ def _judged(cell: Cell, policy: Policy) -> Cell:
     if cell.limit is not None:
         return _within_limit(cell, cell.limit)
     assert margin is not None
+    if cell.rule.exact and cell.against is Arm.BASELINE:
+        return replace(cell, verdict=Verdict.FAIL if effect.estimate > 0 else Verdict.PASS)
     if effect.hi < margin:
         return replace(cell, verdict=Verdict.PASS)
     bound = margin if policy.fail_rule is FailRule.STRICT else 0.0

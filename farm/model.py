@@ -217,6 +217,8 @@ class Workload:
         clusters: an .npy with one whole number per item; items of one number (the frames of a
             video, the words of a speaker) are not independent and are judged together.
         reference: an .npz with the float model's outputs, one array per output.
+        golden: an .npz with the very bits that the workload's own model shall give, from a runtime
+            that computes as the devices do; belongs to that model, so it is no part of the identity.
         metric: the task's metric.
         model: the workload's own model, the default candidate.
         dimensions: sizes for free dimensions of a bare model.
@@ -228,6 +230,7 @@ class Workload:
     labels: Artifact | None = None
     clusters: Artifact | None = None
     reference: Artifact | None = None
+    golden: Artifact | None = None
     metric: str = ""
     model: Candidate | None = None
     dimensions: tuple[tuple[str, int], ...] = ()

@@ -55,6 +55,10 @@ def format_interval(measurement: Document) -> str:
     return f"{lo} .. {hi}"
 
 
+COUNTED = ("instructions", "cycles")
+"""Units of counts, of which every digit is meant."""
+
+
 def format_value(value: float | None, unit: str) -> str:
     """A number as people read it: time and memory in a fitting unit, shares in percent."""
     if value is None:
@@ -66,6 +70,8 @@ def format_value(value: float | None, unit: str) -> str:
         while abs(value) >= factor and index < len(names) - 1:
             value, index = value / factor, index + 1
         return f"{value:.4g} {names[index]}"
+    if unit in COUNTED:
+        return f"{value:,.0f} {unit}"
     return f"{100 * value:.2f} %" if unit == "ratio" else f"{value:.4g} {unit}"
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from farm.model import Arm, ArmModel, Canary, Candidate, Device, DeviceState, Job, Measure, Workload
-from farm.plugins import find_runtime, find_transport
+from farm.plugins import find_connection, find_runtime
 from farm.record import Skip
 from farm.suite import Suite
 
@@ -61,7 +61,7 @@ def _measures(
 ) -> tuple[tuple[Measure, ...], tuple[tuple[str, str], ...]]:
     """What the workload lets the suite measure, and what it does not."""
     missing = {Measure.ENERGY: "no meter is attached: this version drives none"}
-    if not workload.labels:
+    if not (workload.labels or workload.golden):
         missing[Measure.ACCURACY] = (
             "no labels: put a workload.yaml with 'inputs: inputs.npz', 'labels: labels.npy' and "
             "'metric: accuracy.top1' beside the model"
@@ -81,8 +81,12 @@ def _jobs(
     rounds: int,
 ) -> Iterator[Job | Skip]:
     kind = find_runtime(runtime)
-    virtual = find_transport(device.address.scheme)
-    if virtual.simulated and runtime != virtual.runtime:
+    road = find_connection(device.address.scheme)
+    if not kind.fits(road):
+        reason = f"{runtime} does not run on the platform {road.platform}"
+        yield Skip(device=device.name, what=runtime, reason=reason)
+        return
+    if road.simulated and runtime != road.runtime:
         reason = f"{runtime} would measure the controller: this device is simulated"
         yield Skip(device=device.name, what=runtime, reason=reason)
         return

@@ -6,31 +6,34 @@ The core never imports a driver; our own register the same way as anybody's.
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from farm.connection import Transport, Virtual
+from farm.connection import Connection, Virtual
 from farm.errors import ConfigError, nearest_hint
 from farm.model import Device
 from farm.protocols import Platform, Power, Runtime
 
+CONNECTIONS = ("farm.transports", "farm.lines")
 
-def find_transport(scheme: str) -> type[Transport] | type[Virtual]:
-    """The transport for an address scheme, or the virtual device that has a scheme of its own.
+
+def find_connection(scheme: str) -> type[Connection] | type[Virtual]:
+    """What reaches an address with that scheme, or the virtual device that has one of its own.
 
     Raises:
         ConfigError: there is none of that name, or what it needs is not installed.
     """
-    kind: type[Transport] | type[Virtual] = _load(
-        ("farm.transports", "farm.virtual"), scheme, "transport"
+    kind: type[Connection] | type[Virtual] = _load(
+        (*CONNECTIONS, "farm.virtual"), scheme, "transport"
     )
     return kind
 
 
-def connect(device: Device) -> Transport:
+def connect(device: Device) -> Connection:
     """Reach a device; a virtual one is switched on first.
 
     Raises:
@@ -41,8 +44,8 @@ def connect(device: Device) -> Transport:
     if scheme in _points("farm.virtual"):
         virtual: type[Virtual] = _load(("farm.virtual",), scheme, "virtual device")
         return connect(virtual.start(device))
-    transport: type[Transport] = _load(("farm.transports",), scheme, "transport")
-    return transport(device)
+    kind: type[Connection] = _load(CONNECTIONS, scheme, "transport")
+    return kind(device)
 
 
 def find_platform(name: str) -> type[Platform]:
@@ -75,9 +78,20 @@ def find_power(name: str) -> type[Power]:
     return kind
 
 
-def runtime_names() -> tuple[str, ...]:
-    """The names of every installed runtime."""
-    return tuple(sorted(_points("farm.runtimes")))
+def runtimes_for(
+    road: type[Connection] | type[Virtual] | Connection,
+) -> dict[str, type[Runtime]]:
+    """The installed runtimes that run on devices which are reached so, by name.
+
+    A runtime whose library is missing is left out: only who names it has to hear of that.
+    """
+    found: dict[str, type[Runtime]] = {}
+    for name in sorted(_points("farm.runtimes")):
+        with suppress(ConfigError):
+            kind = find_runtime(name)
+            if kind.fits(road):
+                found[name] = kind
+    return found
 
 
 def find_suites() -> dict[str, Path]:

@@ -10,7 +10,7 @@ from abc import abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
-from farm.connection import Connection
+from farm.connection import Connection, Virtual
 from farm.errors import Evidence
 from farm.model import Artifact, Device, Load, Scenario, Workload
 from farm.record import Fact, Finding, Measured, Measurement, Output, Placement, Reading
@@ -195,14 +195,14 @@ class Runtime(Protocol):
     Made with the connection.
 
     Attributes:
-        platforms: where it runs.
+        platforms: the platforms that it runs on; empty for all that have a shell.
         formats: the model formats that it takes, preferred first.
         scenarios: the scenarios that it can produce.
         options: keys that a device may have in the inventory for it.
     """
 
     options: ClassVar[tuple[str, ...]] = ()
-    platforms: ClassVar[tuple[str, ...]]
+    platforms: ClassVar[tuple[str, ...]] = ()
     formats: ClassVar[tuple[str, ...]]
     scenarios: ClassVar[tuple[Scenario, ...]]
 
@@ -212,6 +212,11 @@ class Runtime(Protocol):
     @classmethod
     def check(cls, device: Device) -> None:
         """As in `Connection`."""
+
+    @classmethod
+    def fits(cls, road: type[Connection] | type[Virtual] | Connection) -> bool:
+        """Whether it runs on devices that are reached so."""
+        return road.platform in cls.platforms if cls.platforms else road.has_shell
 
     @abstractmethod
     def facts(self) -> tuple[Fact, ...]:

@@ -34,6 +34,8 @@ LIMIT_UNITS = {
     "ns": {"ms": 1e6, "us": 1e3, "ns": 1.0, "s": 1e9},
     "bytes": {"MiB": 2.0**20, "KiB": 2.0**10, "GiB": 2.0**30, "bytes": 1.0},
     "ratio": {"%": 0.01},
+    "instructions": {"M": 1e6, "k": 1e3, "instructions": 1.0},
+    "cycles": {"M": 1e6, "k": 1e3, "cycles": 1.0},
 }
 """Units in which a limit may be written, by the metric's own unit."""
 _LIMIT = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)\s*([A-Za-z%]+)")
@@ -52,6 +54,7 @@ class Rule:
         limit: what the candidate must keep whatever the baseline does, in the metric's unit: at
             most, or for a metric of which more is better at least.
         anchor_margin: how much worse than the anchor is still good, over all releases since.
+        exact: any change for the worse fails; for numbers without noise only.
     """
 
     metric: Metric
@@ -60,6 +63,7 @@ class Rule:
     weighted_margin: float | None = None
     limit: float | None = None
     anchor_margin: float | None = None
+    exact: bool = False
 
 
 def read_rule(metrics: Table, name: str, table: Table) -> Rule:
@@ -75,10 +79,12 @@ def read_rule(metrics: Table, name: str, table: Table) -> Rule:
         raise metrics.error(error.message, key=name, hint=error.hint) from error
     if metric.method is Method.NONE:
         raise metrics.error(f"'{name}' has no method of comparison yet", key=name)
+    exact = _read_exact(table, metric)
     rule = Rule(
         metric=metric,
         gate=table.flag("gate", default=False),
-        margin=_read_margin(table, metric, "margin"),
+        margin=0.0 if exact else _read_margin(table, metric, "margin"),
+        exact=exact,
         anchor_margin=_read_margin(table, metric, "anchor_margin"),
         weighted_margin=_read_margin(table, metric, "weighted_margin"),
         limit=_read_limit(table, metric),
@@ -89,6 +95,19 @@ def read_rule(metrics: Table, name: str, table: Table) -> Rule:
     if all(question is None for question in asked):
         raise table.error("'margin' is missing", hint="or a limit: at_most, at_least")
     return rule
+
+
+def _read_exact(table: Table, metric: Metric) -> bool:
+    exact = table.flag("exact", default=False)
+    if exact and metric.method is not Method.EXACT:
+        raise table.error(
+            f"{metric.name} has noise: no change of it is exact",
+            key="exact",
+            hint="give it a margin",
+        )
+    if exact and table.has("margin"):
+        raise table.error("'exact' leaves no margin", key="margin")
+    return exact
 
 
 def _check_meter(table: Table, rule: Rule) -> None:

@@ -23,10 +23,10 @@ from farm.errors import (
     RuntimeCrashed,
 )
 from farm.harvest import Harvest, kept, result_of
-from farm.metrics import METRICS
+from farm.metrics import METRICS, Method
 from farm.model import REPEATED, Arm, ArmModel, Artifact, Job, Measure, Slot
-from farm.plugins import find_runtime
-from farm.protocols import Deployment, Limits, Runtime
+from farm.plugins import find_power, find_runtime
+from farm.protocols import Deployment, Limits, Power, Runtime
 from farm.record import (
     Fact,
     JobResult,
@@ -110,7 +110,7 @@ def _measure(
 ) -> None:
     """Everything that a job asks for, from where an earlier session left off."""
     job = harvest.job
-    runtime = find_runtime(job.runtime)(session.transport)
+    runtime = find_runtime(job.runtime)(session.connection)
     harvest.simulated = session.simulated
     environment = (*session.environment, *runtime.facts())
     if changes := system_changes(harvest.environment, environment):  # since an earlier session
@@ -122,8 +122,13 @@ def _measure(
     try:
         if Measure.ACCURACY in job.measures:
             for arm, deployment in deployed.items():
-                if arm not in harvest.correct:
+                if arm not in harvest.drift:
                     _infer(harvest, arm, deployment)
+        if Measure.UPDATE in job.measures:
+            for arm, deployment in deployed.items():
+                harvest.at_work = arm
+                harvest.described[arm] += deployment.try_updates(_power(session))
+                harvest.ran.add(arm)
         if REPEATED & set(job.measures):
             total = job.rounds * job.block_size
             watch = _canary(session, harvest, runtime)
@@ -157,10 +162,18 @@ def _infer(harvest: Harvest, arm: Arm, deployment: Deployment) -> None:
     harvest.at_work = arm
     workload = harvest.job.workload
     outputs = deployment.infer()
-    assert workload.labels is not None
-    harvest.correct[arm] = scoring.correct_top1(outputs, np.load(workload.labels.path))
+    found: list[Measurement] = []
+    if workload.labels:
+        labels = np.load(workload.labels.path)
+        if METRICS[workload.metric].method is Method.PAIRED_ITEMS:
+            harvest.correct[arm] = scoring.correct_top1(outputs, labels)
+        else:
+            found.append(scoring.auc(outputs, labels))
     if workload.reference:
-        harvest.drift[arm] = scoring.drift(outputs, _first_array(workload.reference))
+        found += scoring.drift(outputs, _first_array(workload.reference))
+    if workload.golden:
+        found.append(scoring.bit_exact(outputs, _first_array(workload.golden)))
+    harvest.drift[arm] = tuple(found)
     harvest.ran.add(arm)
 
 
@@ -168,6 +181,13 @@ def _first_array(artifact: Artifact) -> npt.NDArray[np.generic]:
     with np.load(artifact.path, allow_pickle=False) as arrays:
         first: npt.NDArray[np.generic] = arrays[arrays.files[0]]
         return first
+
+
+def _power(session: Session) -> Power | None:
+    """The port that feeds the device: the inventory's, or a virtual device's own."""
+    device = session.connection.device
+    name = device.option("power")
+    return find_power(name)(device) if name else None
 
 
 def _repeat(session: Session, harvest: Harvest, slot: Slot, deployment: Deployment) -> Repeat:
@@ -180,6 +200,7 @@ def _repeat(session: Session, harvest: Harvest, slot: Slot, deployment: Deployme
     harvest.note_pace(measured.pace_ns)
     after = session.platform.sample()
     harvest.accelerator = measured.accelerator
+    harvest.time_basis = measured.time_basis
     harvest.ran.add(slot.arm)
     return Repeat(
         arm=slot.arm,

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from importlib.metadata import version
 
 from farm.charging import reached
-from farm.connection import Transport
+from farm.connection import Connection
 from farm.errors import Evidence, FarmError, OutOfSpace, PreflightFailed
 from farm.model import Device
-from farm.plugins import find_transport
+from farm.plugins import find_connection
 from farm.protocols import Limits, Platform, Watch
 from farm.record import Fact, Finding
 from farm.shell import insist
@@ -35,7 +35,7 @@ class Session:
     """
 
     device: Device
-    transport: Transport
+    connection: Connection
     platform: Platform
     watch: Watch
     simulated: bool
@@ -55,18 +55,18 @@ def open_session(device: Device, limits: Limits) -> Iterator[Session]:
         PreflightFailed: it did not become fit in time.
         OutOfSpace: there is no room for what must be pushed.
     """
-    with reached(device) as (transport, platform):
+    with reached(device) as (connection, platform):
         began = time.monotonic()
         try:
             try:
                 notes = _clean(platform)
-                findings = _wait_until_fit(device, transport, platform, limits)
+                findings = _wait_until_fit(device, connection, platform, limits)
                 notes += tuple(f"{finding.code}: {finding.message}" for finding in findings)
                 notes += platform.prepare()
                 with closing(platform.watch()) as watch:
                     yield Session(
                         device=device,
-                        transport=transport,
+                        connection=connection,
                         platform=platform,
                         watch=watch,
                         simulated=_is_simulated(device),
@@ -83,7 +83,7 @@ def open_session(device: Device, limits: Limits) -> Iterator[Session]:
 
 
 def _is_simulated(device: Device) -> bool:
-    return device.simulated or find_transport(device.address.scheme).simulated
+    return device.simulated or find_connection(device.address.scheme).simulated
 
 
 def _clean(platform: Platform) -> tuple[str, ...]:
@@ -95,17 +95,17 @@ def _clean(platform: Platform) -> tuple[str, ...]:
 
 
 def _wait_until_fit(
-    device: Device, transport: Transport, platform: Platform, limits: Limits
+    device: Device, connection: Connection, platform: Platform, limits: Limits
 ) -> tuple[Finding, ...]:
     """What a preflight found that does not forbid measuring."""
-    deadline_ns = transport.clock.now_ns() + int(MAX_COOL_S * 1e9)
+    deadline_ns = connection.clock.now_ns() + int(MAX_COOL_S * 1e9)
     while True:
         findings = platform.preflight(limits)
         blocking = [finding for finding in findings if finding.blocking]
         if not blocking:
             return findings
         hopeless = next((finding for finding in blocking if not finding.passing), None)
-        if hopeless or transport.clock.now_ns() >= deadline_ns:
+        if hopeless or connection.clock.now_ns() >= deadline_ns:
             worst = hopeless or blocking[0]
             kind = OutOfSpace if worst.code == "low_space" else PreflightFailed
             raise kind(
@@ -114,7 +114,7 @@ def _wait_until_fit(
                 hint="mend it, or take it out with 'state: maintenance' in the inventory",
                 evidence=[Evidence(name="preflight", text=_as_text(findings))],
             )
-        transport.clock.sleep(COOL_S)
+        connection.clock.sleep(COOL_S)
 
 
 def _as_text(findings: tuple[Finding, ...]) -> str:

@@ -12,11 +12,20 @@ import numpy.typing as npt
 
 from farm.document import Table, read_document
 from farm.errors import ConfigError, as_utf8, nearest_hint
-from farm.metrics import METRICS, Method, find_metric
-from farm.model import Artifact, Candidate, ModelFile, Workload
+from farm.metrics import METRICS, find_metric
+from farm.model import Artifact, Candidate, Measure, ModelFile, Workload
 
-FORMATS = {".onnx": "onnx"}
+FORMATS = {
+    ".onnx": "onnx",
+    ".elf": "firmware",
+    ".axf": "firmware",
+    ".hex": "firmware",
+    ".bin": "firmware",
+    ".uf2": "firmware",
+}
 """Model format by file name ending."""
+ANYTHING = {".bin"}
+"""Endings that other files in a folder have as well; a model with one is named itself."""
 
 FILE_NAME = "workload.yaml"
 
@@ -35,13 +44,14 @@ def read_workload(path: Path) -> Workload:
     labels = _artifact(document, "labels", optional=True)
     clusters = _artifact(document, "clusters", optional=True)
     reference = _artifact(document, "reference", optional=True)
+    golden = _artifact(document, "golden", optional=True)
     metric = _metric(document, labels)
     document.text("description", default="")
     _artifact(document, "calibration", optional=True)
     model = _read_models(document, name)
     document.done()
     assert inputs is not None
-    per_item = {"labels": labels, "clusters": clusters, "reference": reference}
+    per_item = {"labels": labels, "clusters": clusters, "reference": reference, "golden": golden}
     _check_items(document, inputs, per_item)
     _check_numbers(document, "labels", labels)
     _check_numbers(document, "clusters", clusters)
@@ -53,6 +63,7 @@ def read_workload(path: Path) -> Workload:
         labels=labels,
         clusters=clusters,
         reference=reference,
+        golden=golden,
         metric=metric,
         model=model,
     )
@@ -117,7 +128,7 @@ def resolve_candidate(model: Path) -> Candidate:
             if workload.model is None:
                 raise ConfigError(f"{model / FILE_NAME} names no model")
             return workload.model
-        files = sorted(path for path in model.iterdir() if path.suffix in FORMATS)
+        files = sorted(path for path in model.iterdir() if path.suffix in {*FORMATS} - ANYTHING)
         formats = [FORMATS[path.suffix] for path in files]
         if not files or len(set(formats)) < len(formats):
             raise ConfigError(
@@ -159,8 +170,8 @@ def _metric(document: Table, labels: Artifact | None) -> str:
         metric = find_metric(name)
     except ConfigError as error:
         raise document.error(error.message, key="metric", hint=error.hint) from error
-    if metric.method is not Method.PAIRED_ITEMS:
-        tasks = [m.name for m in METRICS.values() if m.method is Method.PAIRED_ITEMS]
+    tasks = [m.name for m in METRICS.values() if m.family == Measure.ACCURACY]
+    if metric.name not in tasks:
         raise document.error(
             f"'{name}' is no metric of a task", key="metric", hint=nearest_hint(name, tasks)
         )

@@ -124,9 +124,10 @@ def items_needed(effect: Effect, margin: float) -> int:
     return int(np.ceil(effect.n * (effect.mde / margin) ** 2))
 
 
-def exact_effect(baseline: float, candidate: float) -> Effect:
-    """The effect on a number without noise: any change is real."""
-    change = candidate / baseline - 1
+def exact_effect(baseline: float, candidate: float, *, more_is_better: bool = False) -> Effect:
+    """The effect on a number without noise: any change is real, and worse is positive."""
+    change = candidate / baseline - 1 if candidate != baseline else 0.0
+    change = -change if more_is_better and change else change
     return Effect(estimate=change, lo=change, hi=change, n=1, mde=0.0)
 
 

@@ -1,4 +1,4 @@
-"""From a model's outputs to right and wrong per item, and to drift from a float reference.
+"""From a model's outputs to right and wrong per item, areas, and drift from a float reference.
 
 Pure numpy; arrays have the items on their first axis.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from farm.errors import WrongOutput
+from farm.errors import ConfigError, WrongOutput
 from farm.metrics import METRICS
 from farm.record import Measurement, Output
 
@@ -29,6 +29,35 @@ def correct_top1(outputs: tuple[Output, ...], labels: Array) -> npt.NDArray[np.b
         )
     agrees: npt.NDArray[np.bool_] = scores.argmax(axis=1) == labels
     return agrees
+
+
+def auc(outputs: tuple[Output, ...], labels: Array) -> Measurement:
+    """Area under the ROC curve of the first output, one score per item; exact.
+
+    The share of pairs of an item labelled 1 (an anomaly) and one labelled 0 in which the former
+    has the higher score; a tie counts half.
+
+    Raises:
+        WrongOutput: not finite, of another number of items, or not one score per item.
+        ConfigError: the labels are not 0 and 1, or all the same.
+    """
+    scores = _scores(outputs, len(labels))
+    if scores.shape[1] != 1:
+        raise WrongOutput(
+            f"output '{outputs[0].name}' has {scores.shape[1]} values per item, one score is needed"
+        )
+    if set(np.unique(labels).tolist()) != {0, 1}:
+        raise ConfigError(
+            "the area under the curve needs items labelled 0 and items labelled 1",
+            hint="label what is normal 0 and what is to be found 1",
+        )
+    normal, sought = np.sort(scores[labels == 0, 0]), scores[labels == 1, 0]
+    below = np.searchsorted(normal, sought, side="left")
+    not_above = np.searchsorted(normal, sought, side="right")
+    halves = int(below.sum()) + int(not_above.sum())  # whole numbers: the order cannot matter
+    metric = METRICS["accuracy.auc"]
+    value = halves / (2 * len(normal) * len(sought))
+    return Measurement(metric=metric.name, unit=metric.unit, value=value, n=len(scores))
 
 
 def drift(outputs: tuple[Output, ...], reference: Array) -> tuple[Measurement, ...]:
@@ -59,6 +88,24 @@ def drift(outputs: tuple[Output, ...], reference: Array) -> tuple[Measurement, .
         Measurement(metric=name, unit=METRICS[name].unit, value=value, n=n)
         for name, value in found.items()
     )
+
+
+def bit_exact(outputs: tuple[Output, ...], golden: Array) -> Measurement:
+    """The share of items whose first output equals the golden one to the bit.
+
+    Raises:
+        WrongOutput: of another shape or type.
+    """
+    ours = _scores(outputs, len(golden))
+    truth = golden.reshape(len(golden), -1)
+    if ours.shape != truth.shape or ours.dtype != truth.dtype:
+        raise WrongOutput(
+            f"outputs have shape {ours.shape} and type {ours.dtype}, the golden ones "
+            f"{truth.shape} and {truth.dtype}"
+        )
+    share = float((ours == truth).all(axis=1).mean())
+    metric = METRICS["drift.bit_exact"]
+    return Measurement(metric=metric.name, unit=metric.unit, value=share, n=len(truth))
 
 
 def _scores(outputs: tuple[Output, ...], items: int) -> Array:

@@ -12,7 +12,7 @@ from scipy import special
 
 from farm.analysis.items import wilson
 from farm.analysis.quantiles import harrell_davis
-from farm.metrics import LATENCY_QUANTILES, METRICS
+from farm.metrics import LATENCY_QUANTILES, METRICS, Direction
 from farm.record import Measurement, Samples
 
 CONFIDENCE = 0.95
@@ -50,6 +50,13 @@ def over_repeats(metric: str, values: npt.NDArray[np.float64]) -> Measurement:
     return Measurement(
         metric=metric, unit=unit, value=float(np.exp(logs.mean())), lo=lo, hi=hi, n=n
     )
+
+
+def exact_over_repeats(metric: str, values: npt.NDArray[np.float64]) -> Measurement:
+    """A number without noise over repeats, shape [repeats]: the worst, should they differ."""
+    declared = METRICS[metric]
+    worst = values.max() if declared.direction is Direction.LOWER else values.min()
+    return Measurement(metric=metric, unit=declared.unit, value=float(worst), n=len(values))
 
 
 def share_correct(metric: str, correct: npt.NDArray[np.bool_]) -> Measurement:

@@ -9,7 +9,7 @@ import pytest
 from farm.errors import ConfigError
 from farm.inventory import Inventory, read_inventory
 from farm.model import DeviceState
-from farm.plugins import find_transport
+from farm.plugins import find_connection
 
 HEAD = "schema: farm.inventory/1\ndevices:\n"
 LAB = f"""{HEAD}
@@ -59,9 +59,9 @@ def test_the_state_of_a_device_is_active_unless_told_otherwise(tmp_path):
 
 def test_a_device_shares_the_host_of_its_transport_unless_told_otherwise(tmp_path):
     pc, phone, other, _ = lab(tmp_path).devices
-    assert pc.host == (find_transport("local").host or "pc")
+    assert pc.host == (find_connection("local").host or "pc")
     assert phone.host == "rack"
-    assert other.host == (find_transport("virtual").host or "phone-2")
+    assert other.host == (find_connection("virtual").host or "phone-2")
 
 
 def test_an_environment_variable_is_put_into_an_address(monkeypatch, tmp_path):

@@ -129,6 +129,7 @@ def test_a_policy_by_which_nothing_decides_is_refused(metrics, line, refusal):
         ("{gate: true}", "'margin' is missing"),
         ("{gate: true, margin: 0 %}", "a margin must be above zero"),
         ("{gate: true, margin: 0.0 %}", "a margin must be above zero"),
+        ("{gate: true, exact: true}", "latency.p50 has noise: no change of it is exact"),
         ("{gate: 1, margin: 5 %}", "expected true or false, found '1'"),
         ("5 %", "must be a table of keys"),
     ],
@@ -199,9 +200,19 @@ def test_a_demand_that_makes_no_sense_is_refused(line, complaint, tmp_path):
     assert complaint in caught.value.message
 
 
+def test_a_number_without_noise_may_be_held_exactly(tmp_path, refusal):
+    path = tmp_path / "p.yaml"
+    path.write_text(f"{HEAD}metrics:\n  compute.instructions: {{gate: true, exact: true}}\n")
+    (rule,) = read_policy(path).rules
+    assert (rule.exact, rule.margin) == (True, 0.0)
+    both = f"{HEAD}metrics:\n  size.text: {{gate: true, exact: true, margin: 1 %}}\n"
+    assert "'exact' leaves no margin" in refusal(read_policy, both).text
+
+
 @pytest.mark.parametrize(
     ("metric", "line", "limit"),
     [
+        ("compute.instructions", "at_most: 24.6 M", 24.6e6),
         ("latency.p99", "at_most: 50 ms", 50e6),
         ("latency.p50", "at_most: 1.5us", 1500),
         ("memory.peak_rss", "at_most: 64 MiB", 64 * 2**20),

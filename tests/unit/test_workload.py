@@ -43,6 +43,16 @@ def test_the_identity_of_a_workload_does_not_depend_on_the_model(folder):
     assert read_workload(folder).digest == before
 
 
+def test_golden_outputs_belong_to_the_model_and_not_to_the_identity(folder):
+    before = read_workload(folder)
+    np.savez(folder / "golden.npz", y=np.zeros((6, 3)))
+    text = (folder / "workload.yaml").read_text()
+    (folder / "workload.yaml").write_text(f"{text}golden: golden.npz\n")
+    after = read_workload(folder)
+    assert after.golden is not None
+    assert (before.golden, before.digest) == (None, after.digest)
+
+
 @pytest.mark.parametrize("name", ["inputs.npz", "labels.npy", "reference.npz"])
 def test_the_identity_of_a_workload_depends_on_inputs_and_oracle(name, folder):
     before = read_workload(folder).digest

@@ -11,6 +11,8 @@ import pytest
 from farm.errors import ConfigError
 from farm.workload import bare_workload, resolve_candidate, resolve_workload
 
+KNOWN = "known: .axf, .bin, .elf, .hex, .onnx, .uf2"
+
 
 def make(folder: Path, models: str = "models: {onnx: model.onnx}\n") -> Path:
     """A workload folder named as its workload."""
@@ -113,8 +115,8 @@ def test_a_workload_folder_that_names_no_model_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("files", "complaint", "hint"),
     [
-        ((), "no model files", "known: .onnx"),
-        (("a.txt",), "no model files", "known: .onnx"),
+        ((), "no model files", KNOWN),
+        (("a.txt",), "no model files", KNOWN),
         (("a.onnx", "b.onnx"), "2 model files", "name one of them"),
     ],
 )
@@ -127,11 +129,18 @@ def test_a_folder_that_does_not_say_which_model_is_refused(files, complaint, hin
     assert caught.value.hint == hint
 
 
-@pytest.mark.parametrize("name", ["net.tflit", "net", ".onnx", "net.onnx.bak", "net\n.bin"])
+def test_a_bin_beside_a_model_is_no_second_model(tmp_path):
+    model(tmp_path / "folder" / "net.onnx")
+    model(tmp_path / "folder" / "weights.bin")
+    assert [file.format for file in resolve_candidate(tmp_path / "folder").files] == ["onnx"]
+    assert resolve_candidate(tmp_path / "folder" / "weights.bin").files[0].format == "firmware"
+
+
+@pytest.mark.parametrize("name", ["net.tflit", "net", ".onnx", "net.onnx.bak", "net\n.dat"])
 def test_a_file_of_no_known_format_is_refused(name, tmp_path):
     with pytest.raises(ConfigError, match=r"is of no known model format$") as caught:
         resolve_candidate(model(tmp_path / name))
-    assert caught.value.hint == "known: .onnx"
+    assert caught.value.hint == KNOWN
 
 
 def test_a_missing_file_is_refused_with_the_nearest_name(tmp_path):
