@@ -133,7 +133,6 @@ class OrtNative(Runtime):
     """
 
     options: ClassVar[tuple[str, ...]] = ("ort_library", "cpus", "ep_options")
-    platforms: ClassVar[tuple[str, ...]] = ("android", "linux")
     formats: ClassVar[tuple[str, ...]] = ("onnx",)
     scenarios: ClassVar[tuple[Scenario, ...]] = (Scenario.SINGLE_STREAM,)
 

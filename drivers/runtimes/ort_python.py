@@ -31,7 +31,6 @@ class OrtPython(Runtime):
     """
 
     options: ClassVar[tuple[str, ...]] = ("python", "cpus", "ep_options")
-    platforms: ClassVar[tuple[str, ...]] = ("android", "linux", "virtual")
     formats: ClassVar[tuple[str, ...]] = ("onnx",)
     scenarios: ClassVar[tuple[Scenario, ...]] = (Scenario.SINGLE_STREAM,)
 
