@@ -24,7 +24,7 @@ from farm.analysis.compare import (
 from farm.analysis.items import clustered_effect
 from farm.cells import Cell, Group, Unit, group_of
 from farm.metrics import METRICS, Direction, Method
-from farm.model import Arm, Workload
+from farm.model import Arm, Measure, Workload
 from farm.policy import MIN_BLOCKS, Policy
 from farm.record import ErrorRecord, JobResult, Repeat, TimeBasis, Verdict
 from farm.rules import Rule
@@ -129,6 +129,9 @@ def block_differences(
 def _answer(cell: Cell, group: list[JobResult], looks: int) -> Cell | None:
     """The evidence on one question; None if it only informs and there is nothing to say."""
     rule, measures = cell.rule, {str(measure) for measure in group[0].job.measures}
+    asked = group[0].job.workload.metric
+    if rule.metric.family == Measure.ACCURACY and asked and asked != rule.metric.name:
+        return None  # the task has another metric
     if rule.metric.bases and cell.time_basis not in rule.metric.bases:
         return None  # it does not exist there, so it is not missing
     if rule.metric.family not in measures | {"size", "drift"}:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable
 from pathlib import PurePosixPath
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import ClassVar, Protocol
 
 from farm.errors import ConfigError
 from farm.model import Artifact, Device
@@ -135,7 +135,6 @@ class Connection(Protocol):
         """Let go of the device; closing twice is no error."""
 
 
-@runtime_checkable
 class Line(Connection, Protocol):
     """A serial line: one request, one answer.
 
@@ -163,7 +162,8 @@ class Line(Connection, Protocol):
     def console(self) -> str:
         """The last 64 KiB of what the device said besides its answers."""
 
-    def own_firmware(self) -> Artifact:
+    @classmethod
+    def own_firmware(cls, device: Device) -> Artifact:
         """The farm's own firmware for this board, built when it is needed.
 
         Raises:
@@ -171,22 +171,30 @@ class Line(Connection, Protocol):
         """
         raise ConfigError(
             "the farm has no firmware of its own for it",
-            device=self.device.name,
-            hint="name the image: farm flash DEVICE IMAGE",
+            device=device.name,
+            hint=f"name the image: farm flash {device.name} IMAGE",
         )
 
-    def flash(self, image: Artifact) -> None:
-        """Put a whole firmware on the device, by the way that the inventory names with `flash`.
+    @classmethod
+    @abstractmethod
+    def bring_up(cls, device: Device, image: Artifact) -> None:
+        """Put a whole firmware on a board, by the way that the inventory names with `flash`.
+
+        The board is asked for nothing before: it may be blank.
 
         Raises:
-            ConfigError: the inventory names none.
+            ConfigError: the inventory names no way.
             InfraError: it did not arrive.
         """
-        raise ConfigError(
-            "there is no way to put a firmware on it",
-            device=self.device.name,
-            hint="write its 'flash' into the inventory: docs/first-mcu.md",
-        )
+
+    @abstractmethod
+    def flash(self, image: Artifact) -> None:
+        """Put another firmware on the board that answers here, and meet it again.
+
+        Raises:
+            ConfigError: the inventory names no way.
+            InfraError: it did not arrive, or does not answer.
+        """
 
 
 class Transport(Shell, Connection, Protocol):

@@ -25,6 +25,9 @@ PLANTED = {
 }
 """The candidates, and what is wrong with each: nothing, its calibration, or extra operators."""
 
+SHOWS_IN = {"accuracy": {"accuracy"}, "latency": {"latency", "compute"}}
+"""The families of metrics that show what is planted; an emulator counts instructions, not time."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DemoGate:
@@ -44,12 +47,13 @@ class DemoGate:
         }
         if self.planted is None:
             return self.verdict.verdict is Verdict.PASS
+        shows_in = SHOWS_IN[self.planted]
         caught = all(
             cell.verdict is Verdict.FAIL
             for cell in self.verdict.cells
-            if cell.rule.gate and cell.rule.metric.family == self.planted
+            if cell.rule.gate and cell.rule.metric.family in shows_in
         )
-        return caught and failed == {self.planted}
+        return caught and bool(failed) and failed <= shows_in
 
 
 def run_demo(

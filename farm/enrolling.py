@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from contextlib import closing, suppress
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from farm.charging import awake, find_port
 from farm.connection import Line, Tell
@@ -14,7 +15,7 @@ from farm.errors import ConfigError
 from farm.inventory import read_inventory
 from farm.lease import leased
 from farm.model import Artifact, Device
-from farm.plugins import connect, find_connection, find_platform
+from farm.plugins import connect, find_connection, find_platform, switched_on
 from farm.record import Fact
 from farm.store.database import open_store
 
@@ -84,7 +85,7 @@ def pin(inventory: Path, introduction: Introduction) -> None:
 def flash(inventory: Path, store: Path, name: str, image: Path | None) -> Artifact:
     """Put a firmware on a microcontroller that nobody else uses now.
 
-    The board may be blank, so the serial number that is pinned in the inventory is not asked for.
+    The board may be blank, so it is asked for nothing before.
 
     Args:
         inventory: the file.
@@ -101,13 +102,14 @@ def flash(inventory: Path, store: Path, name: str, image: Path | None) -> Artifa
         InfraError: it cannot be reached.
     """
     (device,) = read_inventory(inventory).select((name,))
-    unpinned = tuple(pair for pair in device.options if pair[0] != "serial")
+    device = switched_on(device)
+    kind = find_connection(device.address.scheme)
+    if kind.has_shell:
+        raise ConfigError("it is no microcontroller: nothing is flashed there", device=name)
+    kind = cast("type[Line]", kind)
+    firmware = Artifact.of(image) if image else kind.own_firmware(device)
     with open_store(store) as opened, leased(opened, device, "flash"):
-        with closing(connect(replace(device, options=unpinned))) as line:
-            if not isinstance(line, Line):
-                raise ConfigError("it is no microcontroller: nothing is flashed there", device=name)
-            firmware = Artifact.of(image) if image else line.own_firmware()
-            line.flash(firmware)
+        kind.bring_up(device, firmware)
     return firmware
 
 

@@ -218,7 +218,7 @@ class Workload:
             video, the words of a speaker) are not independent and are judged together.
         reference: an .npz with the float model's outputs, one array per output.
         golden: an .npz with the very bits that the workload's own model shall give, from a runtime
-            that computes as the devices do; belongs to that model, so it is no part of the identity.
+            that computes as the devices do; they belong to it and are no part of the identity.
         metric: the task's metric.
         model: the workload's own model, the default candidate.
         dimensions: sizes for free dimensions of a bare model.

@@ -40,12 +40,23 @@ def connect(device: Device) -> Connection:
         ConfigError: its driver is unknown, or what it needs is not installed.
         InfraError: it cannot be reached.
     """
-    scheme = device.address.scheme
-    if scheme in _points("farm.virtual"):
-        virtual: type[Virtual] = _load(("farm.virtual",), scheme, "virtual device")
-        return connect(virtual.start(device))
-    kind: type[Connection] = _load(CONNECTIONS, scheme, "transport")
+    device = switched_on(device)
+    kind: type[Connection] = _load(CONNECTIONS, device.address.scheme, "transport")
     return kind(device)
+
+
+def switched_on(device: Device) -> Device:
+    """A device where a connection finds it; a virtual one is switched on for that.
+
+    Raises:
+        ConfigError: what it needs is not installed.
+        InfraError: it cannot be switched on.
+    """
+    scheme = device.address.scheme
+    if scheme not in _points("farm.virtual"):
+        return device
+    virtual: type[Virtual] = _load(("farm.virtual",), scheme, "virtual device")
+    return virtual.start(device)
 
 
 def find_platform(name: str) -> type[Platform]:

@@ -184,6 +184,10 @@ class Deployment(Protocol):
         """
         return ()
 
+    def notes(self) -> tuple[str, ...]:
+        """Lines for people about what was done so far, such as which update did not end well."""
+        return ()
+
     @abstractmethod
     def remove(self) -> None:
         """Remove what this deployment left besides the content-addressed files."""

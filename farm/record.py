@@ -67,7 +67,7 @@ class Fact:
 
 SYSTEM_FACTS = (
     "fingerprint", "os", "kernel", "libc", "onnxruntime", "python", "governor",
-    "fixed_performance", "power_model",
+    "fixed_performance", "power_model", "firmware", "toolchain", "cflags", "codegen",
 )  # fmt: skip
 """Facts whose change may move the level of every model: an update, or a setting of the device.
 

@@ -128,6 +128,7 @@ def _measure(
             for arm, deployment in deployed.items():
                 harvest.at_work = arm
                 harvest.described[arm] += deployment.try_updates(_power(session))
+                harvest.notes += deployment.notes()
                 harvest.ran.add(arm)
         if REPEATED & set(job.measures):
             total = job.rounds * job.block_size
@@ -150,6 +151,8 @@ def _deploy(runtime: Runtime, harvest: Harvest, arm: ArmModel) -> Deployment:
     job = harvest.job
     deployment = runtime.deploy(arm.artifact, job.workload, accelerator=job.accelerator)
     harvest.described[arm.arm] = deployment.prepare()
+    if harvest.described[arm.arm]:  # whoever has numbers of a model has run it
+        harvest.ran.add(arm.arm)
     if job.accelerator != CPU or Measure.PLACEMENT in job.measures:
         placement = deployment.placement(job.load)
         if placement:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import struct
 import zlib
-from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
@@ -14,13 +14,20 @@ from typing import Any
 from drivers.mcu.image import Cpu, Target
 from drivers.mcu.wire import ANSWER, Kind
 from farm.connection import Line
-from farm.errors import ConnectError, FarmError
+from farm.errors import ConnectError, DeviceRebooted, FarmError, InfraError
 
 PROTOCOL = 1
 ANSWER_S = 5.0
 """A board answers at once, unless it erases flash memory or runs a model."""
 ERASE_S = 30.0
+BACK_S = 30.0
+"""A board that restarted, or got its power back, answers within this time."""
+KNOCK_S = 0.1
 MAX_CHUNK_BYTES = 16 << 10
+MIN_PAYLOAD_BYTES = 64
+"""With less, not even BEGIN fits."""
+MAX_COUNT = 1000
+"""The most inferences that one INFER may ask for."""
 
 
 class Refusal(IntEnum):
@@ -112,6 +119,7 @@ class Hello:
                 told["slots"] = tuple(SlotState(**slot) for slot in told["slots"])
                 for key in ("running", "confirmed", "pending"):
                     told[key] = None if told[key] < 0 else told[key]
+                _check(told)
                 return cls(**{name: told[name] for name in cls.__dataclass_fields__})
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ConnectError(f"the board's hello cannot be read: {error!r}") from error
@@ -119,6 +127,11 @@ class Hello:
             f"the board speaks protocol {protocol}, this farm speaks {PROTOCOL}",
             hint="flash the firmware that belongs to this farm: docs/first-mcu.md",
         )
+
+    @property
+    def what_runs(self) -> str:
+        """The slot that runs, as words: `slot 1 runs`."""
+        return "nothing runs" if self.running is None else f"slot {self.running} runs"
 
     def target(self, slot: int) -> Target:
         """Where an image for one of its slots shall run.
@@ -137,6 +150,26 @@ class Hello:
             ram_address=self.ram_address,
             ram_bytes=self.ram_bytes,
         )
+
+
+def _check(told: dict[str, Any]) -> None:
+    """Refuse a hello whose numbers and words would be taken for others later.
+
+    Raises:
+        TypeError: a field is of another type.
+        ValueError: a number is of no use.
+    """
+    for name, field in Hello.__dataclass_fields__.items():
+        wanted = {"int": int, "str": str}.get(str(field.type))
+        if wanted and not isinstance(told[name], wanted):
+            raise TypeError(f"{name} is {told[name]!r}")
+    if not isinstance(told["last_fault"], dict | None):
+        raise TypeError(f"last_fault is {told['last_fault']!r}")
+    if told["tick_hz"] < 1 or told["max_payload"] < MIN_PAYLOAD_BYTES:
+        raise ValueError(f"tick_hz {told['tick_hz']}, max_payload {told['max_payload']}")
+    numbers = [told[key] for key in ("running", "confirmed", "pending") if told["slots"]]
+    if any(number is not None and number >= len(told["slots"]) for number in numbers):
+        raise ValueError(f"a slot of {len(told['slots'])} is {max(filter(None, numbers))}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,23 +202,22 @@ class Board:
         """The same bytes again."""
         return self._ask(Kind.ECHO, data)
 
-    def write(
-        self, slot: int, image: bytes, *, max_payload: int,
-        written: Callable[[int], None] = lambda count: None,
-    ) -> None:  # fmt: skip
-        """Put an image into a slot; it is not tried yet.
+    def write(self, slot: int, image: bytes, *, max_payload: int) -> None:
+        """Put a whole image into a slot; it is not tried yet.
 
         Args:
             slot: its number.
-            image: the whole image.
+            image: its bytes.
             max_payload: as the board's hello says.
-            written: hears how many bytes have arrived, after each piece.
         """
         self.begin(slot, image)
+        self.send(slot, image, range(len(image)), max_payload=max_payload)
+
+    def send(self, slot: int, image: bytes, part: range, *, max_payload: int) -> None:
+        """Send a part of an image that was announced; `part` are the offsets of its bytes."""
         piece = min(MAX_CHUNK_BYTES, max_payload - 8)
-        for offset in range(0, len(image), piece):
-            self.data(slot, offset, image[offset : offset + piece])
-            written(min(offset + piece, len(image)))
+        for offset in range(part.start, part.stop, piece):
+            self.data(slot, offset, image[offset : min(offset + piece, part.stop)])
 
     def begin(self, slot: int, image: bytes) -> None:
         """Empty a slot and announce what will come."""
@@ -194,8 +226,8 @@ class Board:
         self._ask(Kind.BEGIN, head + digest, timeout_s=ERASE_S)
 
     def data(self, slot: int, offset: int, piece: bytes) -> None:
-        """A part of the image."""
-        self._ask(Kind.DATA, struct.pack("<B3xI", slot, offset) + piece)
+        """A part of the image; at 9600 baud one of 16 KiB is under way for 17 s."""
+        self._ask(Kind.DATA, struct.pack("<B3xI", slot, offset) + piece, timeout_s=ERASE_S)
 
     def commit(self, slot: int) -> None:
         """Let the board check what arrived, and try it at its next start."""
@@ -203,43 +235,82 @@ class Board:
 
     def reset(self) -> Hello:
         """Restart it; what it says afterwards."""
-        self._ask(Kind.RESET)
-        return self.hello()
+        with suppress(DeviceRebooted):  # which is what was asked for, its answer got lost
+            self._ask(Kind.RESET)
+        return self.back()
+
+    def end_trial(self, hello: Hello) -> Hello:
+        """Go back to the confirmed model, if another one runs or waits to be tried.
+
+        Args:
+            hello: the last one.
+
+        Returns:
+            What the board says afterwards; the same hello if there was nothing to end.
+        """
+        if not hello.slots or (hello.pending is None and hello.running == hello.confirmed):
+            return hello
+        if hello.confirmed is not None:
+            self.commit(hello.confirmed)
+        elif hello.running is None:
+            self.reset()  # begins the trial: where nothing is confirmed, only that can end it
+        return self.reset()
+
+    def back(self) -> Hello:
+        """Its hello after a restart that was expected; waits until it answers.
+
+        Raises:
+            InfraError: it did not come back.
+            DeviceRebooted: it restarts again and again.
+        """
+        deadline = self.line.clock.now_ns() + int(BACK_S * 1e9)
+        while True:
+            try:
+                return self.hello()
+            except (DeviceRebooted, InfraError):
+                if self.line.clock.now_ns() >= deadline:
+                    raise
+            self.line.clock.sleep(KNOCK_S)
 
     def confirm(self) -> None:
         """Let the running slot be the one that starts from now on."""
         self._ask(Kind.CONFIRM, timeout_s=ERASE_S)
 
-    def infer(
-        self, data: bytes, *, max_payload: int, count: int = 1, timeout_s: float = 10.0
-    ) -> Inferred:
-        """Run the model on one input, `count` times.
+    def give(self, data: bytes, *, max_payload: int) -> None:
+        """Send the bytes of one input; they stay there for every `infer` that follows."""
+        piece = min(MAX_CHUNK_BYTES, max_payload - 4)
+        for offset in range(0, len(data), piece):
+            self._ask(Kind.INPUT, struct.pack("<I", offset) + data[offset : offset + piece])
+
+    def infer(self, *, count: int = 1, timeout_s: float = 10.0) -> Inferred:
+        """Run the model on the input that was given, `count` times.
 
         Args:
-            data: the bytes of one input.
-            max_payload: as the board's hello says.
             count: how often; each run is timed for itself.
             timeout_s: for all runs; a board that takes longer restarts itself.
         """
-        piece = max_payload - 4
-        for offset in range(0, len(data), piece):
-            self._ask(Kind.INPUT, struct.pack("<I", offset) + data[offset : offset + piece])
         request = struct.pack("<II", count, round(timeout_s * 1000))
         answer = self._ask(Kind.INFER, request, timeout_s=timeout_s + ANSWER_S)
-        stack_peak, _ = struct.unpack_from("<II", answer)
-        return Inferred(stack_peak=stack_peak, ticks=struct.unpack_from(f"<{count}Q", answer, 8))
+        try:
+            stack_peak, _ = struct.unpack_from("<II", answer)
+            ticks = struct.unpack_from(f"<{count}Q", answer, 8)
+        except struct.error as error:
+            raise ConnectError(f"the board tells {len(answer)} bytes of {count} runs") from error
+        return Inferred(stack_peak=stack_peak, ticks=ticks)
 
     def output(self, size: int, *, max_payload: int) -> bytes:
         """What the last inference gave, `size` bytes."""
-        pieces = [
+        found = b"".join(
             self._ask(Kind.OUTPUT, struct.pack("<II", offset, min(max_payload, size - offset)))
             for offset in range(0, size, max_payload)
-        ]
-        return b"".join(pieces)
+        )
+        if len(found) != size:
+            raise ConnectError(f"the board gives {len(found)} bytes of an output of {size}")
+        return found
 
     def _ask(self, kind: Kind, payload: bytes = b"", *, timeout_s: float = ANSWER_S) -> bytes:
         answer = self.line.exchange(bytes([kind]) + payload, timeout_s=timeout_s)
-        if answer[0] == Kind.ERROR:
+        if answer[0] == Kind.ERROR and len(answer) >= 5:
             (code,) = struct.unpack_from("<i", answer, 1)
             raise Refused(code, answer[5:].decode(errors="replace"))
         if answer[0] != kind | ANSWER:

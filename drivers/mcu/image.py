@@ -89,7 +89,7 @@ class Header:
 
     def pack(self) -> bytes:
         """The bytes at the start of the image."""
-        name = self.name.encode()[:31].decode(errors="ignore").encode()
+        name = self.name.encode(errors="replace")[:31].decode(errors="ignore").encode()
         return _HEADER.pack(
             MAGIC, self.abi, HEADER_BYTES, self.cpu, self.total_bytes, self.base, self.entry,
             self.data_address, self.data_load_address, self.data_bytes, self.bss_address,

@@ -16,8 +16,10 @@ SYNC = b"\xa5\x5a"
 _HEAD = struct.Struct("<BHHI")
 _CRC = struct.Struct("<I")
 OVERHEAD_BYTES = len(SYNC) + _HEAD.size + _CRC.size
-MAX_PAYLOAD_BYTES = 1 << 20
+MAX_PAYLOAD_BYTES = 1 << 17
 """The longest payload that anybody may announce; a longer one is a damaged length."""
+CONSOLE_BYTES = 64 << 10
+"""So much of what came between frames waits to be taken, the end of it."""
 
 
 class Kind(IntEnum):
@@ -71,6 +73,8 @@ def encode(frame: Frame) -> bytes:
 class Decoder:
     """Finds frames in what a line brings; damage costs the frame that it hit, never the next one.
 
+    What it keeps is bounded: one frame of the longest kind, and the end of the console.
+
     Args:
         max_payload_bytes: a longer frame is damaged.
     """
@@ -79,6 +83,11 @@ class Decoder:
         self._most = max_payload_bytes
         self._buffer = bytearray()
         self._console = bytearray()
+
+    @property
+    def begun(self) -> bool:
+        """Whether what came last looks like a frame of which more must come."""
+        return bool(self._buffer)
 
     def feed(self, data: bytes) -> list[Frame]:
         """The frames that these bytes complete."""
@@ -117,7 +126,9 @@ class Decoder:
         self._spit(at)
 
     def _spit(self, count: int) -> None:
-        self._console += self._buffer[:count]
+        kept = self._buffer[max(0, count - CONSOLE_BYTES) : count]
+        self._console += kept
+        del self._console[:-CONSOLE_BYTES]
         del self._buffer[:count]
 
     def _take(self) -> Frame | bool | None:

@@ -88,6 +88,10 @@ def test_the_wheel_carries_the_product_and_no_tests(tmp_path: Path) -> None:
         "drivers/ondevice/loadgen.py",
         "drivers/ondevice/ort_runner/main.c",
         "drivers/ondevice/ort_runner/onnxruntime_c_api.h",
+        "drivers/ondevice/mcu_firmware/farm_core.c",
+        "drivers/ondevice/mcu_firmware/cortex_m.ld",
+        "drivers/ondevice/mcu_firmware/ports/stm32f405/link.ld",
+        "drivers/ondevice/mcu_model/image.ld",
         "farm/testing/transports.py",
         "farm/store/migrations/versions/0001_first.py",
     ):

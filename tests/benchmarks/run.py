@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-AREAS = ("core", "verdicts", "ssh", "adb")
+AREAS = ("core", "verdicts", "ssh", "adb", "mcu")
 TARGET = Path("build/bench.json")
 
 

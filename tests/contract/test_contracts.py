@@ -6,11 +6,13 @@ import pytest
 
 from farm.testing.artifacts import ArtifactContract
 from farm.testing.commands import CommandContract, FileContract
+from farm.testing.lines import LineContract
 from farm.testing.platforms import PlatformContract
 from farm.testing.processes import ProcessContract, StreamContract
 from farm.testing.runtimes import RuntimeContract
 from farm.testing.transports import TransportContract
 
+WHOLE = (TransportContract, LineContract, PlatformContract, RuntimeContract)
 PARTS = (CommandContract, FileContract, ArtifactContract, ProcessContract, StreamContract)
 
 
@@ -23,7 +25,9 @@ def test_no_part_of_the_transports_contract_hides_a_test_or_a_fixture_of_another
     assert sum(map(len, public)) == len(set().union(*public))
 
 
-@pytest.mark.parametrize("kind", [*PARTS, TransportContract, PlatformContract, RuntimeContract])
+@pytest.mark.parametrize(
+    "kind", [*PARTS, TransportContract, LineContract, PlatformContract, RuntimeContract]
+)
 def test_every_promise_is_explained(kind: type) -> None:
     assert _tests(kind)
     assert all(getattr(kind, name).__doc__ for name in _tests(kind))

@@ -40,12 +40,18 @@ def test_the_demo_finds_what_is_planted_on_every_device(tmp_path: Path) -> None:
         assert undecided == {("this-machine", "latency.p50")}, told
         assert good["verdict"] == "INCONCLUSIVE", told
         assert _was_disturbed(tmp_path / ".farm", good["run"]), told
-    for name, metric in (("int8_ruined", "accuracy.top1"), ("int8_slow", "latency.p50")):
+    for name, metrics in (
+        ("int8_ruined", {"accuracy.top1"}),
+        ("int8_slow", {"latency.p50", "compute.instructions"}),
+    ):
         failed = [c for c in gates[name]["cells"] if c["gate"] and c["verdict"] == "FAIL"]
-        assert {cell["metric"] for cell in failed} == {metric}, told
+        assert {cell["metric"] for cell in failed} == metrics, told
         assert {cell["device_type"] for cell in failed} == {
             "this-machine", "virtual-phone", "virtual-board", "virtual-camera",
+            "virtual-microcontroller",
         }, told  # fmt: skip
+        counted = {c["device_type"] for c in failed if c["metric"] == "compute.instructions"}
+        assert counted <= {"virtual-microcontroller"}, told
         assert [c["simulated"] for c in failed if c["device_type"] == "this-machine"] == [False]
     assert done.returncode == (4 if undecided else 0), told
 

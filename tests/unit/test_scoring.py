@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from farm.analysis.scoring import correct_top1, drift
-from farm.errors import WrongOutput
+from farm.analysis.scoring import auc, correct_top1, drift
+from farm.errors import ConfigError, WrongOutput
 from farm.record import Output
 
 FIXED = settings(derandomize=True, deadline=None)
@@ -126,3 +126,62 @@ def test_drift_of_whole_number_outputs_does_not_overflow():
 def test_drift_compares_outputs_of_any_shape_value_by_value():
     truth = np.arange(24.0).reshape(2, 3, 4)
     assert measured(truth.reshape(2, 12) + 1, truth)["drift.top1_agreement"] == 1.0
+
+
+def area(scores: list[float], labels: list[int]) -> float:
+    return auc(outputs(np.array(scores).reshape(-1, 1)), np.array(labels)).value
+
+
+@pytest.mark.parametrize(
+    ("scores", "labels", "value"),
+    [
+        ([1, 2, 3, 4], [0, 0, 1, 1], 1.0),
+        ([4, 3, 2, 1], [0, 0, 1, 1], 0.0),
+        ([1, 3, 2, 4], [0, 0, 1, 1], 0.75),
+        ([5, 5, 5, 5], [0, 1, 0, 1], 0.5),
+        ([1, 2, 2, 3], [0, 0, 1, 1], 0.875),
+        ([2, 1], [1, 0], 1.0),
+    ],
+)
+def test_the_area_is_the_share_of_pairs_in_order_and_a_tie_counts_half(scores, labels, value):
+    assert area(scores, labels) == value
+
+
+@FIXED
+@given(
+    st.lists(st.tuples(st.integers(-5, 5), st.integers(0, 1)), min_size=2, max_size=40).filter(
+        lambda items: len({label for _, label in items}) == 2
+    )
+)
+def test_the_area_equals_that_of_all_pairs_counted_one_by_one(items):
+    sought = [score for score, label in items if label]
+    normal = [score for score, label in items if not label]
+    won = sum((s > n) + (s == n) / 2 for s in sought for n in normal)
+    found = area(*map(list, zip(*items, strict=True)))
+    assert found == won / (len(sought) * len(normal))
+    swapped = area([-score for score, _ in items], [label for _, label in items])
+    assert swapped == pytest.approx(1 - found)
+
+
+def test_an_area_says_over_how_many_items_and_under_which_name():
+    found = auc(outputs(np.array([[0.1], [0.2], [0.3]])), np.array([0, 1, 1]))
+    assert (found.metric, found.unit, found.n) == ("accuracy.auc", "ratio", 3)
+
+
+@pytest.mark.parametrize("labels", [[0, 0], [1, 1], [0, 2]])
+def test_an_area_needs_both_labels_and_no_others(labels):
+    with pytest.raises(ConfigError, match="labelled 0 and items labelled 1"):
+        area([1.0, 2.0], labels)
+
+
+@pytest.mark.parametrize(
+    ("values", "complaint"),
+    [
+        pytest.param(np.ones((2, 3)), "3 values per item", id="classes"),
+        pytest.param(np.array([[1.0], [np.nan]]), "NaN or infinite for 1 items", id="NaN"),
+        pytest.param(np.ones((3, 1)), "3 outputs for 2 items", id="an item too many"),
+    ],
+)
+def test_an_area_needs_one_finite_score_per_item(values, complaint):
+    with pytest.raises(WrongOutput, match=complaint):
+        auc(outputs(values), np.array([0, 1]))
