@@ -142,6 +142,8 @@ def _answer(cell: Cell, group: list[JobResult], looks: int) -> Cell | None:
         return replace(cell, units=units, verdict=Verdict.FAIL, reasons=guilt)
     if cell.limit is not None:
         return _against_limit(cell, group)
+    if not rule.gate and not _told(group, rule.metric.name):
+        return None
     match rule.metric.method:
         case Method.BLOCKS:
             return _from_blocks(cell, group)
@@ -149,6 +151,17 @@ def _answer(cell: Cell, group: list[JobResult], looks: int) -> Cell | None:
             return _from_items(cell, group)
         case _:
             return _from_number(cell, group)
+
+
+def _told(group: list[JobResult], metric: str) -> bool:
+    """Whether any unit told a metric, or broke before it could."""
+    return any(
+        result.error
+        or len(result.summary(Arm.CANDIDATE).correct)
+        or _number(result, Arm.CANDIDATE, metric) is not None
+        or any(repeat.value(metric) is not None for repeat in result.repeats)
+        for result in group
+    )
 
 
 def _from_blocks(cell: Cell, group: list[JobResult]) -> Cell:

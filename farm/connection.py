@@ -6,6 +6,7 @@ A connection is one class, registered under an entry point (`farm.transports`, `
 
 from __future__ import annotations
 
+import time
 from abc import abstractmethod
 from collections.abc import Callable
 from pathlib import PurePosixPath
@@ -32,6 +33,18 @@ class Clock(Protocol):
 
     def sleep(self, duration_s: float) -> None:
         """Let that many seconds pass."""
+
+
+class SystemClock(Clock):
+    """The time of this machine."""
+
+    def now_ns(self) -> int:
+        """Monotonic nanoseconds."""
+        return time.monotonic_ns()
+
+    def sleep(self, duration_s: float) -> None:
+        """Sleep."""
+        time.sleep(duration_s)
 
 
 class Detached(Protocol):

@@ -11,11 +11,10 @@ from dataclasses import replace
 from typing import ClassVar
 
 from drivers.lines import flashing
-from drivers.lines.clock import SystemClock
 from drivers.lines.console import Console
 from drivers.lines.places import check_place, find_port, usb_name
 from drivers.lines.port import TCP, Port
-from farm.connection import Line
+from farm.connection import Line, SystemClock
 from farm.errors import ConfigError, ConnectError, ConnectionLost, InfraError
 from farm.model import Artifact, Device
 from farm.record import Fact

@@ -247,8 +247,12 @@ class UartLine(SerialLine):
         )
 
     def _patience_s(self, asked: Frame, wire: bytes) -> float:
-        """How long after a request went out its answer may take to begin."""
-        pace_s = self._pace_s or BITS_PER_BYTE / self._baud
+        """How long after a request went out its answer may take to begin.
+
+        That short ones were answered sooner than a line of this speed allows says nothing of long
+        ones: what is sent may be much slower than what comes, as in an emulator.
+        """
+        pace_s = max(self._pace_s, BITS_PER_BYTE / self._baud)
         patience_s = PATIENCE_S + SLACK * pace_s * len(wire)
         if asked.kind == Kind.INFER and len(asked.payload) == _INFER.size:
             # Asking again would interrupt what is being timed, so it is done late.

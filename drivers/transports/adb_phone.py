@@ -11,8 +11,8 @@ from typing import ClassVar
 from drivers.transports.adb_exec import Exec, lost
 from drivers.transports.adb_sync import Refused, send_file
 from drivers.transports.adb_wire import Wire
-from drivers.transports.clock import SystemClock
 from drivers.transports.posix import STALL_S, PosixTransport, opened, quota_bytes
+from farm.connection import SystemClock
 from farm.errors import CommandTimeout, ConfigError, InfraError
 from farm.model import Device
 from farm.record import Fact

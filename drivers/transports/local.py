@@ -15,8 +15,7 @@ import time
 from pathlib import Path, PurePosixPath
 from typing import ClassVar
 
-from drivers.transports.clock import SystemClock
-from farm.connection import Detached, Stream, Transport
+from farm.connection import Detached, Stream, SystemClock, Transport
 from farm.errors import CommandTimeout, ConnectError, InfraError, OutOfSpace
 from farm.model import Device
 from farm.shell import Completed, cache_folder

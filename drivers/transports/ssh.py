@@ -10,11 +10,10 @@ import re
 from pathlib import Path, PurePosixPath
 from typing import ClassVar
 
-from drivers.transports.clock import SystemClock
 from drivers.transports.posix import STALL_S, PosixTransport, opened, quota_bytes
 from drivers.transports.ssh_exec import Exec
 from drivers.transports.ssh_link import Link, endpoints, shown_keys
-from farm.connection import Tell, silent
+from farm.connection import SystemClock, Tell, silent
 from farm.model import Device
 from farm.record import Fact
 from farm.shell import script

@@ -9,8 +9,9 @@ whose folder belongs to the test alone.
         @pytest.fixture
         def transport(self, tmp_path): ...  # as for farm.testing.transports
 
-Where a device by nature shows nothing while it is measured, or keeps no process that could be
-swept, it is said with a reason: `no_watch = "..."`, `no_processes = "..."`.
+Where a device by nature shows nothing while it is measured, keeps no process that could be swept,
+has no files, or tells nothing that a limit could be held against, it is said with a reason:
+`no_watch = "..."`, `no_processes = "..."`, `no_files = "..."`, `no_limits = "..."`.
 """
 
 from __future__ import annotations
@@ -47,6 +48,8 @@ class PlatformContract:
     kind: ClassVar[type[Platform]]
     no_watch: ClassVar[str] = ""
     no_processes: ClassVar[str] = ""
+    no_files: ClassVar[str] = ""
+    no_limits: ClassVar[str] = ""
 
     @pytest.fixture
     def platform(self, transport: Transport) -> Platform:
@@ -72,6 +75,9 @@ class PlatformContract:
 
     def test_limits_that_nothing_meets_are_found(self, platform: Platform) -> None:
         """With a line that says why."""
+        if self.no_limits:
+            assert not [f for f in platform.preflight(IMPOSSIBLE) if f.blocking]
+            pytest.skip(self.no_limits)
         found = [finding for finding in platform.preflight(IMPOSSIBLE) if finding.blocking]
         assert found
         for finding in found:
@@ -164,6 +170,8 @@ class PlatformContract:
         self, platform: Platform, transport: Transport, tmp_path: Path
     ) -> None:
         """What is whole is used again."""
+        if self.no_files:
+            pytest.skip(self.no_files)
         store = transport.root / "store"
         transport.run(("mkdir", "-p", str(store)), timeout_s=60)
         write(transport, store / ("1" * 64), b"whole", tmp_path)

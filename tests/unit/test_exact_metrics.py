@@ -127,6 +127,15 @@ def test_time_is_not_asked_for_where_instructions_are_counted() -> None:
     assert timed.notes == ()
 
 
+def test_what_only_informs_and_does_not_exist_there_is_not_shown() -> None:
+    rules = {
+        "count": _exact("compute.instructions"),
+        "memory": Rule(metric=METRICS["memory.peak_rss"], gate=False, margin=0.1),
+    }
+    judged = _judged(_result({"compute.instructions": (5.0, 5.0)}), **rules)
+    assert [cell.rule.metric.name for cell in judged.cells] == ["compute.instructions"]
+
+
 def test_a_gate_on_time_alone_passes_nothing_where_instructions_are_counted() -> None:
     rule = Rule(metric=METRICS["latency.p50"], gate=True, margin=0.05)
     judged = _judged(_result({"compute.instructions": (5.0, 5.0)}), rule=rule)

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from drivers.lines.clock import SystemClock
 from drivers.mcu.client import Board, Hello, Refusal, Refused
 from drivers.mcu.firmware import SOURCES, build_firmware
 from drivers.mcu.image import Cpu, Header
 from drivers.mcu.wire import Decoder, Frame, Kind, encode
+from farm.connection import SystemClock
 from farm.errors import ConfigError
 
 CORE = Path(__file__).parent / "mcu_core"

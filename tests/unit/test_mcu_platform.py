@@ -14,7 +14,7 @@ from drivers.platforms.mcu import McuPlatform
 from drivers.runtimes.mcu import McuRuntime
 from farm.errors import CommandTimeout, ConnectError
 from farm.model import Artifact, Workload
-from farm.protocols import Limits, Platform
+from farm.protocols import Limits
 from farm.testing.platforms import PlatformContract
 from tests.conftest import DIGITS
 from tests.unit.mcu_fakes import FAULT_TOLD, FakeBoard, FakeLine, fake_line
@@ -43,6 +43,8 @@ class TestMcuPlatform(PlatformContract):
     kind = McuPlatform
     no_watch: ClassVar[str] = "a board that runs a model answers nobody"
     no_processes: ClassVar[str] = "a board has no processes"
+    no_files: ClassVar[str] = "a board has no files; its slots are tested below"
+    no_limits: ClassVar[str] = "heat, charge and room are nothing that such a board tells"
 
     @pytest.fixture
     def transport(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeLine:
@@ -52,13 +54,6 @@ class TestMcuPlatform(PlatformContract):
         again = "farm.testing.platforms.again"
         monkeypatch.setattr(again, lambda known: fake_line(tmp_path, board))
         return line
-
-    def test_limits_that_nothing_meets_are_found(self, platform: Platform) -> None:
-        """Heat, room and charge are nothing that such a board could tell."""
-        assert platform.preflight(Limits(max_temperature_c=-300.0, min_free_bytes=1 << 62)) == ()
-
-    def test_sweeping_leaves_files_alone(self, platform: Platform) -> None:  # type: ignore[override]
-        pytest.skip("a board has no files; its slots are tested below")
 
 
 def _facts(platform: McuPlatform) -> dict[str, str]:

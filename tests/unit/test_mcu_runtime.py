@@ -36,7 +36,7 @@ from farm.errors import (
 )
 from farm.model import Artifact, Load, Workload
 from farm.protocols import Deployment, Runtime
-from farm.record import Measured, Measurement, TimeBasis
+from farm.record import Measured, TimeBasis
 from farm.testing.runtimes import RuntimeContract
 from tests.conftest import DIGITS
 from tests.unit.mcu_fakes import FakeBoard, FakeLine, FakePower, fake_line
@@ -98,28 +98,14 @@ class TestMcuRuntime(RuntimeContract):
     def transport(self, line: FakeLine) -> FakeLine:
         return line
 
-    @pytest.fixture
-    def runtime(self, line: FakeLine) -> Runtime:
-        """There is no folder on a board where a run could have been left."""
-        return McuRuntime(line)
-
-    def test_compiling_takes_time_once(
+    def test_the_sizes_of_an_image_are_told(
         self, runtime: Runtime, model: Artifact, workload: Workload
     ) -> None:
-        """There are sizes as well, each time; the image is pushed once."""
-        first, second = (
-            {m.metric: m.value for m in self._deploy_and_tell(runtime, model, workload)}
-            for _ in range(2)
-        )
-        assert first.pop("deploy.push_seconds") > 0
-        assert first == second
-        assert first["size.image_bytes"] == model.size_bytes + HEADER_BYTES
-        assert {"size.text", "size.rodata", "size.data", "size.bss", "memory.arena"} < set(first)
-
-    def _deploy_and_tell(
-        self, runtime: Runtime, model: Artifact, workload: Workload
-    ) -> tuple[Measurement, ...]:
-        return runtime.deploy(model, workload, accelerator="cpu").prepare()
+        told = runtime.deploy(model, workload, accelerator="cpu").prepare()
+        found = {m.metric: m.value for m in told}
+        assert found["deploy.push_seconds"] > 0
+        assert found["size.image_bytes"] == model.size_bytes + HEADER_BYTES
+        assert {"size.text", "size.rodata", "size.data", "size.bss", "memory.arena"} < set(found)
 
 
 def test_outputs_are_those_of_onnxruntime_to_the_bit(
