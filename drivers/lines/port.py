@@ -65,8 +65,9 @@ class Port:
             gone = self._port.write(unsent[:READ_BYTES]) if writable else 0
         except (OSError, ValueError, TypeError, termios.error) as error:
             self.close()
+            why = getattr(error, "strerror", None) or "the other end hung up"
             raise ConnectionLost(
-                f"{self.name} vanished: {error}",
+                f"{self.name} vanished: {why}",
                 device=self._device,
                 hint="was it unplugged, switched off, or read by another program?",
             ) from error

@@ -28,6 +28,7 @@ WHY_S = 2.0
 INFER_S = 10.0
 """How long a board runs a model if the request does not say."""
 _INFER = struct.Struct("<II")
+_ITEM = struct.Struct("<I")
 
 
 class UartLine(SerialLine):
@@ -254,20 +255,30 @@ class UartLine(SerialLine):
         """
         pace_s = max(self._pace_s, BITS_PER_BYTE / self._baud)
         patience_s = PATIENCE_S + SLACK * pace_s * len(wire)
-        if asked.kind == Kind.INFER and len(asked.payload) == _INFER.size:
+        if runs := _runs(asked):
             # Asking again would interrupt what is being timed, so it is done late.
-            count, limit_ms = _INFER.unpack(asked.payload)
-            limit_s = limit_ms / 1000 or INFER_S
+            count, limit_s = runs
             patience_s += min(limit_s, 3 * count * self._slowest_s) if self._slowest_s else limit_s
         return patience_s
 
     def _remember(self, asked: Frame, size: int, took_s: float) -> None:
         """Learn how fast line and model are from an answer to a single request."""
-        if asked.kind == Kind.INFER and len(asked.payload) == _INFER.size:
-            count, _ = _INFER.unpack(asked.payload)
+        if runs := _runs(asked):
+            count, _ = runs
             self._slowest_s = max(self._slowest_s, took_s / max(count, 1))
         pace_s = took_s / size
         self._pace_s = min(self._pace_s or pace_s, pace_s)
+
+
+def _runs(asked: Frame) -> tuple[int, float] | None:
+    """How often a request runs the model, and for how many seconds at most."""
+    if asked.kind == Kind.INFER and len(asked.payload) == _INFER.size:
+        count, limit_ms = _INFER.unpack(asked.payload)
+    elif asked.kind == Kind.ITEM and len(asked.payload) >= _ITEM.size:
+        count, (limit_ms,) = 1, _ITEM.unpack_from(asked.payload)
+    else:
+        return None
+    return count, limit_ms / 1000 or INFER_S
 
 
 def _name(kind: int) -> str:

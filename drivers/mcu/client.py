@@ -308,6 +308,25 @@ class Board:
             raise ConnectError(f"the board gives {len(found)} bytes of an output of {size}")
         return found
 
+    def item(self, data: bytes, size: int, *, max_payload: int, timeout_s: float = 10.0) -> bytes:
+        """One item through the model: the bytes of its input in, `size` bytes of output out.
+
+        Args:
+            data: a whole input.
+            size: of the output.
+            max_payload: as the board's hello says; what is longer goes in pieces.
+            timeout_s: as of `infer`.
+        """
+        if len(data) + 4 > max_payload or size > max_payload:
+            self.give(data, max_payload=max_payload)
+            self.infer(timeout_s=timeout_s)
+            return self.output(size, max_payload=max_payload)
+        request = struct.pack("<I", round(timeout_s * 1000)) + data
+        found = self._ask(Kind.ITEM, request, timeout_s=timeout_s + ERASE_S)
+        if len(found) != size:
+            raise ConnectError(f"the board gives {len(found)} bytes of an output of {size}")
+        return found
+
     def _ask(self, kind: Kind, payload: bytes = b"", *, timeout_s: float = ANSWER_S) -> bytes:
         answer = self.line.exchange(bytes([kind]) + payload, timeout_s=timeout_s)
         if answer[0] == Kind.ERROR and len(answer) >= 5:

@@ -35,6 +35,7 @@ class Kind(IntEnum):
     INPUT = 0x08
     INFER = 0x09
     OUTPUT = 0x0A
+    ITEM = 0x0B
     BOOT = 0xB0
     LOG = 0xC0
     FAULT = 0xEE

@@ -154,7 +154,5 @@ class _McuDeployment(Deployment):
 
     def _infer(self, running: Running, item: bytes) -> bytes:
         """The bytes of the output for the bytes of an input."""
-        hello = running.hello
-        self._board.give(item, max_payload=hello.max_payload)
-        self._board.infer(timeout_s=INFER_S)
-        return self._board.output(self._output.bytes, max_payload=hello.max_payload)
+        most = running.hello.max_payload
+        return self._board.item(item, self._output.bytes, max_payload=most, timeout_s=INFER_S)

@@ -210,9 +210,9 @@ class Rehearsal:
 
     def _answer(self, hello: Hello, limit_s: float) -> bytes:
         """The output of whatever runs."""
-        self._board.give(self._item, max_payload=hello.max_payload)
-        self._board.infer(timeout_s=limit_s)
-        return self._board.output(hello.out_bytes, max_payload=hello.max_payload)
+        return self._board.item(
+            self._item, hello.out_bytes, max_payload=hello.max_payload, timeout_s=limit_s
+        )
 
 
 def _damaged(image: bytes) -> Iterator[tuple[str, bytes]]:

@@ -242,6 +242,9 @@ class PythonBoard:
                 return self._infer(*struct.unpack("<II", payload))
             case Kind.OUTPUT:
                 return self._give_output(*struct.unpack("<II", payload))
+            case Kind.ITEM:
+                (timeout_ms,) = struct.unpack_from("<I", payload)
+                return self._answer_item(timeout_ms, payload[4:])
             case _:
                 raise Refuse(Refusal.BAD_REQUEST, f"no request is called {kind}")
         return b""
@@ -282,6 +285,14 @@ class PythonBoard:
         if length > MAX_PAYLOAD or offset + length > header.out_bytes:
             raise Refuse(Refusal.TOO_LONG, f"the output has {header.out_bytes} bytes")
         return self._output.ljust(header.out_bytes, b"\0")[offset : offset + length]
+
+    def _answer_item(self, timeout_ms: int, data: bytes) -> bytes:
+        header = self._slots.header
+        if header and len(data) != header.in_bytes:
+            raise Refuse(Refusal.TOO_LONG, f"the input has {header.in_bytes} bytes")
+        self._input = bytearray(data)
+        self._infer(1, timeout_ms)
+        return self._output
 
     def _infer(self, count: int, timeout_ms: int) -> bytes:
         header, code = self._slots.header, self._slots.code

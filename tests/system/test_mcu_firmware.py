@@ -131,6 +131,7 @@ def test_a_board_lives_through_everything(name: str, emulate: Callable[..., Emul
     assert len(set(ran.ticks[1:])) <= 2  # the phase of the timer
     assert ran.stack_peak < 256
     assert board.output(16, max_payload=hello.max_payload)[0] == 42
+    assert board.item(bytes([6] * 16), 16, max_payload=hello.max_payload)[0] == 7
 
     tried = try_out(board, 1, FAULTS, "faulty")
     with pytest.raises(DeviceRebooted) as caught:

@@ -122,6 +122,12 @@ class FakeBoard:
             case Kind.OUTPUT:
                 offset, length = struct.unpack("<II", payload)
                 found = self._output[offset : offset + length]
+            case Kind.ITEM:
+                (timeout_ms,) = struct.unpack_from("<I", payload)
+                self._input = bytearray(payload[4:])
+                found = self._output if self._infer(1, timeout_ms) else b""
+                if not found:
+                    return b""
             case Kind.RESET:
                 self.restart("reset")
         return bytes([kind | ANSWER]) + found

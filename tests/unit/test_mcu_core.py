@@ -184,6 +184,7 @@ def test_a_board_says_hello_echoes_and_runs_what_was_pushed(line: Process) -> No
     ran = board.infer(count=5)
     assert ran.ticks == (7,) * 5
     assert board.output(8, max_payload=3)[:1] == b"\x2a"
+    assert refusal(lambda: board.item(b"short", 8, max_payload=2048)) == Refusal.TOO_LONG
 
 
 def test_every_refusal(line: Process) -> None:
@@ -193,6 +194,7 @@ def test_every_refusal(line: Process) -> None:
     data = image(0)
     assert refusal(board.confirm) == Refusal.NO_MODEL
     assert refusal(lambda: board.infer()) == Refusal.NO_MODEL
+    assert refusal(lambda: board.item(b"x", 4, max_payload=2048)) == Refusal.NO_MODEL
     assert refusal(lambda: board.output(4, max_payload=2048)) == Refusal.NO_MODEL
     assert refusal(lambda: board.data(0, 0, b"x")) == Refusal.BAD_REQUEST  # nothing announced
     assert refusal(lambda: board.begin(2, data)) == Refusal.BAD_REQUEST

@@ -342,7 +342,7 @@ def test_no_request_asks_for_more_runs_than_fit(line: FakeLine, deployed: Deploy
 def test_a_restart_under_a_model_is_blamed_on_whose_fault_it_is(
     board: FakeBoard, deployed: Deployment, cause: str, kind: type[FarmError], words: str
 ) -> None:
-    board.trouble = {(Kind.INFER, 2): cause}
+    board.trouble = {(Kind.ITEM, 2): cause}
     with pytest.raises(kind, match=words) as caught:
         deployed.infer()
     assert type(caught.value) is kind
@@ -358,8 +358,8 @@ def test_a_restart_under_a_model_is_blamed_on_whose_fault_it_is(
         (Kind.DATA, Refusal.FLASH, DeviceError),
         (Kind.COMMIT, Refusal.CORRUPT, TransferCorrupt),
         (Kind.COMMIT, Refusal.WRONG_CPU, DeviceError),
-        (Kind.INFER, Refusal.NO_MODEL, DeviceError),
-        (Kind.INPUT, Refusal.STALE, DeviceRebooted),
+        (Kind.ITEM, Refusal.NO_MODEL, DeviceError),
+        (Kind.ITEM, Refusal.STALE, DeviceRebooted),
     ],
 )
 def test_what_the_board_refuses_is_blamed_on_whose_fault_it_is(
@@ -375,11 +375,18 @@ def test_what_the_board_refuses_is_blamed_on_whose_fault_it_is(
 
 
 @pytest.mark.parametrize(
-    ("shortened", "words"), [(Kind.INFER, "of 1 runs"), (Kind.OUTPUT, "of an output of 40")]
+    ("shortened", "max_payload", "words"),
+    [
+        (Kind.ITEM, 4096, "of an output of 40"),
+        (Kind.INFER, 64, "of 1 runs"),
+        (Kind.OUTPUT, 64, "of an output of 40"),
+    ],
 )
 def test_an_answer_of_another_length_is_the_lines(
-    line: FakeLine, deployed: Deployment, shortened: Kind, words: str
+    line: FakeLine, deployed: Deployment, shortened: Kind, max_payload: int, words: str
 ) -> None:
+    line.board.told["max_payload"] = max_payload  # longer items go in pieces
+
     def exchange(request: bytes, *, timeout_s: float) -> bytes:
         answer = FakeLine.exchange(line, request, timeout_s=timeout_s)
         return answer[:-3] if request[0] == shortened else answer
@@ -394,7 +401,7 @@ def test_outputs_that_are_no_numbers_are_the_models(
 ) -> None:
     def poisoned(request: bytes, *, timeout_s: float) -> bytes:
         answer = FakeLine.exchange(line, request, timeout_s=timeout_s)
-        if request[0] == Kind.OUTPUT:
+        if request[0] == Kind.ITEM:
             return answer[:1] + np.full((len(answer) - 1) // 4, np.nan, "<f4").tobytes()
         return answer
 

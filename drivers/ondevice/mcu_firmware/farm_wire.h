@@ -15,6 +15,7 @@ enum farm_kind {
     FARM_INPUT = 0x08,
     FARM_INFER = 0x09,
     FARM_OUTPUT = 0x0A,
+    FARM_ITEM = 0x0B,
     FARM_ANSWER = 0x80, /* an answer has this and the kind of its request */
     FARM_BOOT = 0xB0,
     FARM_FAULTED = 0xEE,
