@@ -132,7 +132,7 @@ def _answer(cell: Cell, group: list[JobResult], looks: int) -> Cell | None:
     asked = group[0].job.workload.metric
     if rule.metric.family == Measure.ACCURACY and asked and asked != rule.metric.name:
         return None  # the task has another metric
-    if rule.metric.bases and cell.time_basis not in rule.metric.bases:
+    if not rule.metric.exists_in(cell.time_basis):
         return None  # it does not exist there, so it is not missing
     if rule.metric.family not in measures | {"size", "drift"}:
         return replace(cell, reasons=(_not_measured(rule),)) if rule.gate else None

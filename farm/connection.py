@@ -14,7 +14,7 @@ from typing import ClassVar, Protocol
 
 from farm.errors import ConfigError
 from farm.model import Artifact, Device
-from farm.record import Fact
+from farm.record import Fact, TimeBasis
 from farm.shell import Completed, Shell, install
 
 Tell = Callable[[str], None]
@@ -100,6 +100,8 @@ class Connection(Protocol):
         host: what devices behind it share processor time with, unless told otherwise; empty for
             devices that are machines of their own.
         has_shell: whether commands can be run there.
+        time_basis: what devices behind it count, as in `farm.record.TimeBasis`; empty where only
+            the device itself can tell.
         options: keys that a device behind it may have in the inventory.
         device: what it was made with.
         clock: time as the device's side has it.
@@ -110,6 +112,7 @@ class Connection(Protocol):
     simulated: ClassVar[bool]
     host: ClassVar[str]
     has_shell: ClassVar[bool] = True
+    time_basis: ClassVar[str] = TimeBasis.WALL
     options: ClassVar[tuple[str, ...]] = ()
     device: Device
     clock: Clock
@@ -156,6 +159,7 @@ class Line(Connection, Protocol):
     """
 
     has_shell: ClassVar[bool] = False
+    time_basis: ClassVar[str] = ""
 
     @abstractmethod
     def exchange(self, request: bytes, *, timeout_s: float) -> bytes:
@@ -263,6 +267,7 @@ class Virtual(Protocol):
     simulated: ClassVar[bool] = True
     host: ClassVar[str]
     has_shell: ClassVar[bool] = True
+    time_basis: ClassVar[str] = TimeBasis.WALL
     options: ClassVar[tuple[str, ...]] = ()
 
     @classmethod

@@ -55,6 +55,10 @@ class Metric:
     min_samples: int = 1
     bases: tuple[str, ...] = ()
 
+    def exists_in(self, time_basis: str) -> bool:
+        """Whether a device that counts so can have it; yes where nobody knows what it counts."""
+        return not self.bases or not time_basis or time_basis in self.bases
+
     @property
     def family(self) -> str:
         """The part of the name before the dot."""
@@ -95,12 +99,39 @@ _DECLARED = (
     _duration(
         "latency.p99.9", 6636, "All but one in a thousand inferences are at least this fast."
     ),
+    _exact(
+        "compute.instructions",
+        "instructions",
+        Direction.LOWER,
+        "Instructions of one inference, counted by an emulator; no measure of time.",
+        bases=("icount",),
+    ),
+    Metric(
+        name="compute.cycles",
+        unit="cycles",
+        direction=Direction.LOWER,
+        method=Method.BLOCKS,
+        doc="Processor cycles of one inference, median over a repeat.",
+        bases=("cycles",),
+    ),
     Metric(
         name="accuracy.top1",
         unit="ratio",
         direction=Direction.HIGHER,
         method=Method.PAIRED_ITEMS,
         doc="Share of items whose highest output is the labelled class.",
+    ),
+    _exact(
+        "accuracy.auc",
+        "ratio",
+        Direction.HIGHER,
+        "Area under the curve of true over false alarms, for a score per item.",
+    ),
+    _exact(
+        "drift.bit_exact",
+        "ratio",
+        Direction.HIGHER,
+        "Share of items whose outputs equal the golden ones to the bit.",
     ),
     _described(
         "drift.top1_agreement",
@@ -127,6 +158,8 @@ _DECLARED = (
         method=Method.BLOCKS,
         doc="Largest resident memory of the process that ran the model, runtime included.",
     ),
+    _exact("memory.arena", "bytes", Direction.LOWER, "Memory for the tensors of one inference."),
+    _exact("memory.stack_peak", "bytes", Direction.LOWER, "Stack that one inference used at most."),
     _duration("coldstart.load", 1, "From the model's file to a session, in a fresh process."),
     _duration("coldstart.first_inference", 1, "The first inference of a fresh process."),
     _described(
@@ -160,35 +193,6 @@ _DECLARED = (
     _exact("size.rodata", "bytes", Direction.LOWER, "Constants of the model image, weights first."),
     _exact("size.data", "bytes", Direction.LOWER, "Variables of the model image that begin set."),
     _exact("size.bss", "bytes", Direction.LOWER, "Memory of the model image that begins cleared."),
-    _exact("memory.arena", "bytes", Direction.LOWER, "Memory for the tensors of one inference."),
-    _exact("memory.stack_peak", "bytes", Direction.LOWER, "Stack that one inference used at most."),
-    _exact(
-        "compute.instructions",
-        "instructions",
-        Direction.LOWER,
-        "Instructions of one inference, counted by an emulator; no measure of time.",
-        bases=("icount",),
-    ),
-    Metric(
-        name="compute.cycles",
-        unit="cycles",
-        direction=Direction.LOWER,
-        method=Method.BLOCKS,
-        doc="Processor cycles of one inference, median over a repeat.",
-        bases=("cycles",),
-    ),
-    _exact(
-        "drift.bit_exact",
-        "ratio",
-        Direction.HIGHER,
-        "Share of items whose outputs equal the golden ones to the bit.",
-    ),
-    _exact(
-        "accuracy.auc",
-        "ratio",
-        Direction.HIGHER,
-        "Area under the curve of true over false alarms, for a score per item.",
-    ),
     _described(
         "deploy.push_seconds", "s", Direction.LOWER, "Time to bring the model to the device."
     ),

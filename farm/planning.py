@@ -7,8 +7,11 @@ from dataclasses import dataclass, replace
 
 from farm.model import Arm, ArmModel, Canary, Candidate, Device, DeviceState, Job, Measure, Workload
 from farm.plugins import find_connection, find_runtime
-from farm.record import Skip
+from farm.record import Skip, TimeBasis
 from farm.suite import Suite
+
+TIMES = frozenset({Measure.LATENCY, Measure.COLDSTART})
+"""Families of metrics that are durations."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +105,13 @@ def _jobs(
             yield Skip(device=device.name, what=runtime, reason=reason)
             return
         arms.append(ArmModel(arm=arm, name=candidate.name, artifact=artifact))
-    for accelerator in suite.accelerators:
+    if road.time_basis == TimeBasis.ICOUNT and TIMES & set(measures):
+        reason = "an emulator counts instructions there, and they are no measure of time"
+        for measure in measures:
+            if measure in TIMES:
+                yield Skip(device=device.name, what=measure, reason=reason)
+        measures = tuple(measure for measure in measures if measure not in TIMES)
+    for accelerator in suite.accelerators if measures else ():
         yield Job(
             workload=workload,
             device=device,

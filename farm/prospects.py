@@ -11,6 +11,7 @@ from farm.analysis.noise import blocks_needed, detectable, pass_chance
 from farm.cells import Group, group_of
 from farm.metrics import Method
 from farm.model import Job
+from farm.plugins import find_connection
 from farm.policy import Policy
 from farm.rules import Rule
 from farm.store.noise import StoredNoise
@@ -92,6 +93,8 @@ def _prospects(
         for rule in policy.rules:
             margin = rule.margin
             if not rule.gate or margin is None or rule.metric.method is not Method.BLOCKS:
+                continue
+            if not rule.metric.exists_in(find_connection(jobs[0].device.address.scheme).time_basis):
                 continue
             names = [job.device.name for job in jobs]
             place = (runtime, accelerator, load, rule.metric.name)

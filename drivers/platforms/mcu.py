@@ -34,10 +34,11 @@ class McuPlatform(Platform):
         hello = self._board.hello()
         ram = f"{hello.ram_bytes} bytes at {hello.ram_address:#x}" if hello.slots else ""
         slots = ", ".join(f"{slot.bytes} bytes at {slot.address:#x}" for slot in hello.slots)
+        unreal = self._simulated(hello)
         found = {
             "serial": hello.unit,
             "boot_id": f"{hello.unit or hello.board}/{hello.boots}",
-            "os": f"{hello.firmware} on {hello.board}",
+            "os": f"{hello.firmware} on {hello.board}{' (not a real board)' if unreal else ''}",
             "board": hello.board,
             "firmware": hello.firmware,
             "cpu": _processor(hello),
@@ -45,7 +46,7 @@ class McuPlatform(Platform):
             "slots": slots or "none, the model is a part of the firmware",
             "model_ram": ram,
             "stack": f"{hello.stack} bytes",
-            "simulated": self._simulated(hello),
+            "simulated": unreal,
         }
         return tuple(Fact(name=name, value=value) for name, value in found.items() if value)
 

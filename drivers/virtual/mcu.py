@@ -30,6 +30,7 @@ from drivers.virtual.qemu_board import BOARDS, DEFAULT_BOARD, ICOUNT_SHIFT, Qemu
 from farm.connection import Virtual
 from farm.errors import ConfigError, ConnectError, nearest_hint
 from farm.model import Address, Device
+from farm.record import TimeBasis
 
 ENGINES = ("auto", "qemu", "python")
 OPTIONS = ("seed", "engine", "fault", "root", "gdb")
@@ -43,6 +44,8 @@ class VirtualMcu(Virtual):
     platform: ClassVar[str] = "mcu"
     runtime: ClassVar[str] = "mcu"
     simulated: ClassVar[bool] = True
+    has_shell: ClassVar[bool] = False
+    time_basis: ClassVar[str] = TimeBasis.ICOUNT
     host: ClassVar[str] = "controller"
 
     @classmethod

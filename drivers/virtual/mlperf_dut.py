@@ -40,6 +40,7 @@ class VirtualMlperfTiny(Virtual):
     platform: ClassVar[str] = "mlperf_tiny"
     runtime: ClassVar[str] = "mlperf_tiny"
     simulated: ClassVar[bool] = True
+    has_shell: ClassVar[bool] = False
     host: ClassVar[str] = "controller"
 
     @classmethod

@@ -161,6 +161,29 @@ def test_a_scenario_that_the_runtime_cannot_produce_is_left_out():
     assert made.skips[0].reason == "ort_python cannot produce server"
 
 
+def test_time_is_not_asked_for_where_an_emulator_counts_instructions():
+    board = Device(name="b", type="m4", address=Address.parse("virtual-mcu://"), runtime="mcu")
+    suite = replace(SUITE, runtimes=(), measures=(Measure.LATENCY, Measure.COMPUTE))
+    made = plan(suite, [board])
+    assert [job.measures for job in made.jobs] == [(Measure.COMPUTE,)]
+    (skip,) = made.skips
+    assert (skip.device, skip.what) == ("b", "latency")
+    assert "no measure of time" in skip.reason
+    only_time = plan(replace(suite, measures=(Measure.LATENCY,)), [board])
+    assert (only_time.jobs, [skip.what for skip in only_time.skips]) == ((), ["latency"])
+
+
+@pytest.mark.parametrize(("address", "runtime"), [("virtual-mcu://", "ort_python"),
+                                                  ("uart:///dev/x", "ort_native"),
+                                                  ("uart:///dev/x", "mlperf_tiny"),
+                                                  ("local://", "mcu")])  # fmt: skip
+def test_a_runtime_is_left_out_where_it_does_not_run(address, runtime):
+    odd = Device(name="b", type="m4", address=Address.parse(address))
+    made = plan(replace(SUITE, runtimes=(runtime,)), [odd])
+    assert made.jobs == ()
+    assert "does not run on the platform" in made.skips[-1].reason
+
+
 def test_an_unknown_runtime_is_refused_with_the_nearest():
     with pytest.raises(ConfigError, match="unknown runtime 'ort_pyton'") as caught:
         plan(replace(SUITE, runtimes=("ort_pyton",)))
