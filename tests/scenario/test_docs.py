@@ -26,6 +26,6 @@ def test_the_examples_of_the_python_api_run(
 def test_every_link_to_a_file_leads_somewhere() -> None:
     for document in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
         for target in document.read_text().split("](")[1:]:
-            path = target.split(")")[0]
+            path = target.split(")")[0].partition("#")[0]
             if "://" not in path:
                 assert (document.parent / path).exists(), f"{document.name}: {path}"
