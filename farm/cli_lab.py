@@ -98,7 +98,8 @@ def flash(
     from farm import console, enrolling
 
     put = enrolling.flash(inventory, store, device, image)
-    console.out.print(console.safe(f"{device} has {put.name}, {put.size_bytes:,} bytes"))
+    what = put.name if image else "the farm's own firmware"
+    console.out.print(console.safe(f"{device} has {what}, {put.size_bytes:,} bytes"))
     for fact in enrolling.greet(inventory, device):
         console.out.print(console.safe(f"  {fact.name}: {fact.value}"))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import random
 import struct
 import time
@@ -11,10 +12,18 @@ from typing import ClassVar
 
 from drivers.lines.serial_line import SerialLine, unpinned
 from drivers.mcu.client import Hello
-from drivers.mcu.firmware import build_firmware
-from drivers.mcu.wire import ANSWER, UNASKED, Decoder, Frame, Kind, encode
+from drivers.mcu.firmware import BUILDS, build_firmware
+from drivers.mcu.wire import ANSWER, MAX_PAYLOAD_BYTES, UNASKED, Decoder, Frame, Kind, encode
 from farm.connection import Tell, silent
-from farm.errors import CommandTimeout, ConnectError, DeviceRebooted, Evidence, InfraError
+from farm.errors import (
+    CommandTimeout,
+    ConfigError,
+    ConnectError,
+    DeviceRebooted,
+    Evidence,
+    InfraError,
+    nearest_hint,
+)
 from farm.model import Artifact, Device
 
 PATIENCE_S = 0.25
@@ -55,9 +64,22 @@ class UartLine(SerialLine):
         self._restart: bytes | None = None
         self._fault = b""
         self._leftover = memoryview(b"")
+        self._longest = MAX_PAYLOAD_BYTES
         self._pace_s = 0.0
         self._slowest_s = 0.0
         super().__init__(device)
+
+    @classmethod
+    def check(cls, device: Device) -> None:
+        """As of every serial line; and refuse a board that the farm has no firmware for."""
+        super().check(device)
+        board = device.option("board")
+        if board and board not in BUILDS:
+            raise ConfigError(
+                f"the farm has no firmware for the board '{board}'",
+                device=device.name,
+                hint=nearest_hint(board, BUILDS),
+            )
 
     @classmethod
     def introduce(cls, device: Device, tell: Tell = silent) -> tuple[tuple[str, str], ...]:
@@ -117,10 +139,11 @@ class UartLine(SerialLine):
                 evidence=[Evidence(name="console", text=self._said.text())],
             ) from error
         try:
-            self._unit = Hello.read(answer.payload).unit
+            hello = Hello.read(answer.payload)
         except ConnectError as error:
             error.device = self.device.name
             raise
+        self._unit, self._longest = hello.unit, max(len(answer.payload), hello.max_payload)
         pinned = self.device.option("serial")
         if pinned and self._unit != pinned:
             raise ConnectError(
@@ -168,6 +191,7 @@ class UartLine(SerialLine):
                 raise CommandTimeout(
                     f"no answer to {_name(asked.kind)} in {timeout_s:g} s, asked {tries} times",
                     device=self.device.name,
+                    hint="look at cable, supply and 'baud'; what it printed is kept as evidence",
                     evidence=[Evidence(name="console", text=self._said.text())],
                 )
             patience_s *= 2
@@ -178,7 +202,7 @@ class UartLine(SerialLine):
         A frame that was begun is always finished: a torn one would swallow the next.
         """
         unsent = memoryview(bytes(self._leftover) + wire)
-        quiet_at = time.monotonic() + patience_s
+        quiet_at, torn_at = time.monotonic() + patience_s, math.inf
         try:
             while (now := time.monotonic()) < (deadline if unsent else min(deadline, quiet_at)):
                 left = (deadline if unsent else min(deadline, quiet_at)) - now
@@ -189,10 +213,12 @@ class UartLine(SerialLine):
                     unsent = unsent[gone:]
                     quiet_at = now + patience_s
                 frames = self._decoder.feed(data)
-                if begun and not data and not gone:
-                    frames = self._decoder.give_up()
+                if (begun and not data and not gone) or now >= torn_at:
+                    frames += self._decoder.give_up()
                 elif data and self._decoder.begun:
                     quiet_at = max(quiet_at, now + PATIENCE_S)
+                on_its_way = self._decoder.begun and not frames
+                torn_at = min(torn_at, now + self._longest_s()) if on_its_way else math.inf
                 restarted = self._restart
                 answer = self._sort(frames, asked)
                 if answer is not None:
@@ -244,22 +270,32 @@ class UartLine(SerialLine):
         ]
         why = "after a fault" if self._fault else "by itself, or somebody restarted it"
         return DeviceRebooted(
-            f"the board restarted {why}", device=self.device.name, evidence=evidence
+            f"the board restarted {why}",
+            device=self.device.name,
+            hint="a weak supply, a loose cable or its firmware; what it said is kept as evidence",
+            evidence=evidence,
         )
 
     def _patience_s(self, asked: Frame, wire: bytes) -> float:
-        """How long after a request went out its answer may take to begin.
-
-        That short ones were answered sooner than a line of this speed allows says nothing of long
-        ones: what is sent may be much slower than what comes, as in an emulator.
-        """
-        pace_s = max(self._pace_s, BITS_PER_BYTE / self._baud)
-        patience_s = PATIENCE_S + SLACK * pace_s * len(wire)
+        """How long after a request went out its answer may take to begin."""
+        patience_s = PATIENCE_S + SLACK * self._pace() * len(wire)
         if runs := _runs(asked):
             # Asking again would interrupt what is being timed, so it is done late.
             count, limit_s = runs
             patience_s += min(limit_s, 3 * count * self._slowest_s) if self._slowest_s else limit_s
         return patience_s
+
+    def _longest_s(self) -> float:
+        """How long a frame may be on its way, also on a line that is never silent."""
+        return GAP_S + SLACK * self._pace() * self._longest
+
+    def _pace(self) -> float:
+        """Seconds that a byte takes.
+
+        That short requests were answered sooner than a line of this speed allows says nothing of
+        long ones: what is sent may be much slower than what comes, as in an emulator.
+        """
+        return max(self._pace_s, BITS_PER_BYTE / self._baud)
 
     def _remember(self, asked: Frame, size: int, took_s: float) -> None:
         """Learn how fast line and model are from an answer to a single request."""

@@ -118,3 +118,10 @@ class TestOpening:
     def test_nobody_behind_a_tcp_port_is_told(self) -> None:
         with pytest.raises(ConnectError, match=r"127\.0\.0\.1:1 cannot be opened"):
             Port("socket://127.0.0.1:1", 9600, "b")
+
+
+def test_a_board_without_a_firmware_of_the_farms_is_refused_before_anything_is_reached() -> None:
+    UartLine.check(device("A1", board="stm32f405"))
+    with pytest.raises(ConfigError, match="no firmware for the board 'stm32f40'") as caught:
+        UartLine.check(device("A1", board="stm32f40"))
+    assert caught.value.hint == "did you mean 'stm32f405'?"
