@@ -70,13 +70,14 @@ class SerialProxy:
         delay_s: how long every piece is under way.
         bytes_per_s: how many pass in a second, in each direction; 0 for any number.
         passed: bytes that went through, both directions.
+        harmed: how many pieces were lost, changed or doubled, or took longer than they need.
     """
 
     def __init__(self, target: Path, link: Path, *, seed: int = 0) -> None:
         self.drop = self.corrupt = self.duplicate = 0.0
         self.delay_s = 0.0
         self.bytes_per_s = 0.0
-        self.passed = 0
+        self.passed = self.harmed = 0
         self._dice = random.Random(seed)
         self._over = threading.Event()
         self._near = Terminal(link)
@@ -87,9 +88,17 @@ class SerialProxy:
         for thread in self._threads:
             thread.start()
 
+    def heal(self) -> None:
+        """From now on everything passes as it is."""
+        self.drop = self.corrupt = self.duplicate = self.delay_s = self.bytes_per_s = 0.0
+
     def say(self, data: bytes) -> None:
         """As if the device had said it."""
         self._near.write(data)
+
+    def hear(self, data: bytes) -> None:
+        """As if somebody else had said it to the device."""
+        self._write(self._target, data)
 
     def close(self) -> None:
         """Its terminal vanishes; the device's stays."""
@@ -110,7 +119,9 @@ class SerialProxy:
                     self._over.wait(len(data) / self.bytes_per_s)
                 if self.delay_s:
                     self._over.wait(self.delay_s)
-                self._write(target, self._harmed(data))
+                harmed = self._harmed(data)
+                self.harmed += bool(self.bytes_per_s or self.delay_s or harmed != data)
+                self._write(target, harmed)
 
     def _harmed(self, data: bytes) -> bytes:
         if self._dice.random() < self.drop:
