@@ -128,7 +128,6 @@ def _measure(
             for arm, deployment in deployed.items():
                 harvest.at_work = arm
                 harvest.described[arm] += deployment.try_updates(_power(session))
-                harvest.notes += deployment.notes()
                 harvest.ran.add(arm)
         if REPEATED & set(job.measures):
             total = job.rounds * job.block_size
@@ -141,6 +140,8 @@ def _measure(
                 harvest.drop_disturbed_block()
             harvest.canaries += watch(1)
             harvest.unfit = harvest.unfit or _changed(session)
+        for deployment in deployed.values():
+            harvest.notes += deployment.notes()
     finally:
         for deployment in deployed.values():
             deployment.remove()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -376,7 +377,11 @@ def test_a_window_is_ten_seconds_long_and_has_one_latency(image, workload):
     line = Dut()
     deployment = MlperfTiny(line).deploy(image("a.elf"), workload, accelerator="cpu")
     load = Load(min_duration_s=1.0, min_queries=1, warmup_s=1.0)
+    assert deployment.notes() == ()
     measured = deployment.measure(load)
+    (note,) = deployment.notes()
+    assert re.match(r"median: 99\d{3}\.\d us per inference, 10 inferences per second over 1 ", note)
+    assert "no MLPerf result" in note
     (trace,) = measured.traces
     assert (trace.name, trace.unit, len(trace.values)) == ("latency", "ns", 1)
     assert trace.values[0] == pytest.approx(0.1e9, rel=0.02)
