@@ -84,6 +84,26 @@ def test_a_run_is_right_item_for_item_and_counts_what_does_not_vary(
     assert told["accelerators"] == "cpu"
 
 
+@pytest.mark.parametrize("labelled", [True, False])
+def test_outputs_are_held_against_golden_ones(
+    digits: Path, few: Path, inventory: Write, tmp_path: Path, labelled: bool
+) -> None:
+    session = ort.InferenceSession(few / "int8.onnx", providers=["CPUExecutionProvider"])
+    images = np.load(few / "inputs.npz")["image"]
+    rows = [session.run(None, {"image": image[None]})[0][0] for image in images]
+    np.savez(few / "golden.npz", logits=np.array(rows))
+    text = (few / "workload.yaml").read_text() + "golden: golden.npz\n"
+    if not labelled:
+        text = text.replace("labels: labels.npy\nmetric: accuracy.top1\n", "")
+    (few / "workload.yaml").write_text(text)
+    lab = inventory(board=PYTHON)
+    own = _values(_run("mcu", lab, tmp_path, workload=few))
+    assert own["drift.bit_exact"] == 1.0
+    assert ("accuracy.top1" in own) == labelled
+    other = digits / "candidates" / "int8_recalibrated.onnx"
+    assert _values(_run("mcu", lab, tmp_path, workload=few, model=other))["drift.bit_exact"] < 1.0
+
+
 def test_a_second_run_finds_the_model_and_pushes_nothing(
     few: Path, inventory: Write, tmp_path: Path
 ) -> None:
