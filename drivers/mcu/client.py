@@ -14,7 +14,7 @@ from typing import Any
 from drivers.mcu.image import Cpu, Target
 from drivers.mcu.wire import ANSWER, Kind
 from farm.connection import Line
-from farm.errors import ConnectError, DeviceRebooted, FarmError, InfraError
+from farm.errors import ConnectError, DeviceError, DeviceRebooted, InfraError
 
 PROTOCOL = 1
 ANSWER_S = 5.0
@@ -46,14 +46,13 @@ class Refusal(IntEnum):
     FLASH = -11
 
 
-class Refused(FarmError):
+class Refused(DeviceError):
     """The board did not do what it was asked; callers say whose fault that is.
 
     Attributes:
         refusal: its code, as in `Refusal` or a number that nobody knows.
     """
 
-    family = "device"
     code = "refused"
 
     def __init__(self, refusal: int, text: str) -> None:
