@@ -276,6 +276,9 @@ def show_validation(document: Document) -> None:
 
 def show_noise(document: Document) -> None:
     """How noisy devices are."""
+    if not document["budgets"]:
+        out.print("nothing that has noise was measured", style="dim")
+        return
     made = table(
         "Noise of a model against itself", "metric", "repeat CV", "shared", "lag-1", "block sd",
         "false alarm", "MDE at 5, 9, 13 blocks",

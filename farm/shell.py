@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
-from farm.errors import FarmError, InfraError, OutOfSpace, TransferCorrupt
+from farm.errors import ConfigError, FarmError, InfraError, OutOfSpace, TransferCorrupt
 from farm.model import Artifact
 
 COMMAND_S = 30.0
@@ -150,6 +150,35 @@ def cache_folder() -> Path:
     except RuntimeError:  # no home at all, as in some containers
         base = tempfile.gettempdir()
     return Path(base) / "farm"
+
+
+def made_once(folder: Path, make: Callable[[Path], None]) -> Path:
+    """A folder of what can be made again, filled by `make` unless it is there already.
+
+    It appears whole or not at all, also if several processes want it at once.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
+    if folder.exists():
+        return folder
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".part-") as part:
+            made = Path(part) / "made"
+            made.mkdir()
+            make(made)
+            try:
+                made.rename(folder)
+            except OSError:
+                if not folder.exists():  # else somebody was faster
+                    raise
+    except OSError as error:
+        raise ConfigError(
+            f"cannot write to {str(folder.parent)!r}: {error.strerror}",
+            hint="make room, or set XDG_CACHE_HOME to a writable folder",
+        ) from error
+    return folder
 
 
 def script(text: str, *arguments: str) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shlex
+import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -20,7 +21,7 @@ from drivers.mcu.source import UnknownSource, parse
 from drivers.mcu.toolchain import Toolchain, find_toolchain
 from farm.errors import ConfigError, UnsupportedModel
 from farm.model import Artifact
-from farm.shell import cache_folder
+from farm.shell import cache_folder, made_once
 
 _MODULES = (
     "arena", "building", "codegen", "folding", "fusing", "image", "kernels", "linking", "sections",
@@ -79,10 +80,10 @@ def build_image(
     for source in [*own, *sorted(linking.SOURCES.iterdir())]:
         digest.update(repr((source.name, source.read_bytes())).encode())
     folder = cache_folder() / "mcu" / digest.hexdigest()[:32]
+    if folder.exists() and _read(folder) is None:
+        shutil.rmtree(folder, ignore_errors=True)  # it is made whole: somebody spoiled it
+    made_once(folder, lambda part: _make(part, model, target, tools=tools, flags=flags, told=told))
     kept = _read(folder)
-    if kept is None:
-        _make(folder, model, target, tools=tools, flags=flags, told=told)
-        kept = _read(folder)
     if kept is None:
         raise ConfigError(
             f"what was written to {str(folder)!r} cannot be read again",
@@ -113,7 +114,7 @@ def _virtual(model: Artifact, target: Target) -> Built:
 def _make(
     folder: Path, model: Artifact, target: Target, *, tools: Toolchain, flags: list[str], told: str
 ) -> None:
-    """Build in a folder of its own, then move what was made to its place, file by file."""
+    """Build in a folder of its own, and leave in `folder` what is kept."""
     fused = fuse(model)
     _refuse_weights(model, fused, target)
     with tempfile.TemporaryDirectory(prefix="farm-") as name:
@@ -131,9 +132,9 @@ def _make(
             "outputs": [asdict(tensor) for tensor in fused.outputs],
             "tools": told,
         }
-        (work / _IMAGE).write_bytes(linked.image)
-        (work / _TOLD).write_text(json.dumps(facts))
-        _keep(work, folder)
+        (folder / _IMAGE).write_bytes(linked.image)
+        (folder / _TOLD).write_text(json.dumps(facts))
+        shutil.copyfile(elf, folder / _ELF)
 
 
 def _source(model: Artifact, fused: Fused, target: Target, work: Path) -> Arranged:
@@ -177,21 +178,6 @@ def _refuse_weights(model: Artifact, fused: Fused, target: Target) -> None:
         needed = sum(sizes.values()) + HEADER_BYTES
         told = f"the largest are those of '{name}': {most:,} bytes"
         raise linking.refuse(model.name, "weights", needed, target.slot_bytes, told)
-
-
-def _keep(work: Path, folder: Path) -> None:
-    """Move files into the cache; the one that vouches for the others comes last."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name in (_IMAGE, _ELF, _TOLD):
-            with tempfile.NamedTemporaryFile(dir=folder, prefix=".part-", delete=False) as part:
-                part.write((work / name).read_bytes())
-            Path(part.name).replace(folder / name)
-    except OSError as error:
-        raise ConfigError(
-            f"cannot write to {str(folder)!r}: {error.strerror}",
-            hint="make room, or set XDG_CACHE_HOME to a writable folder",
-        ) from error
 
 
 def _read(folder: Path) -> Built | None:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from drivers.mcu.image import Cpu
 from drivers.mcu.toolchain import Toolchain, find_toolchain
 from farm.errors import ConfigError, nearest_hint
-from farm.shell import cache_folder
+from farm.shell import cache_folder, made_once
 
 SOURCES = Path(__file__).parent.parent / "ondevice" / "mcu_firmware"
+ELF = "firmware.elf"
 _FLAGS = ("-Os", "-Wall", "-Wextra", "-Werror", "-ffunction-sections", "-fdata-sections")
 _LINK_FLAGS = ("-Wl,--gc-sections", "-Wl,-e,farm_reset_handler")
 
@@ -73,29 +73,18 @@ def build(made: Build, toolchain: Toolchain) -> Path:
     )
     for source in sources:
         digest.update(repr((source.name, source.read_bytes())).encode())
-    target = cache_folder() / "mcu" / "firmware" / f"{digest.hexdigest()[:32]}.elf"
-    if not target.exists():
-        _compile(made, toolchain, sources, target)
-    return target
+    folder = cache_folder() / "mcu" / "firmware" / digest.hexdigest()[:32]
+    return made_once(folder, lambda part: _compile(made, toolchain, sources, part)) / ELF
 
 
-def _compile(made: Build, toolchain: Toolchain, sources: list[Path], target: Path) -> None:
+def _compile(made: Build, toolchain: Toolchain, sources: list[Path], folder: Path) -> None:
     command = [
         *toolchain.compile(made.cpu), *_FLAGS, *made.flags, f"-I{SOURCES}", f"-I{made.port}",
         *(str(source) for source in sources if source.suffix == ".c"),
     ]  # fmt: skip
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".part-") as part:
-            elf, script = Path(part) / "firmware.elf", Path(part) / "link.ld"
-            # One script: zig's linker takes no second one, and finds none that is included.
-            memories = (made.port / "link.ld").read_text()
-            script.write_text(memories + (SOURCES / "cortex_m.ld").read_text())
-            link = (*_LINK_FLAGS, f"-T{script}", *toolchain.link)
-            toolchain.call([*command, *link, "-o", str(elf)])
-            elf.replace(target)  # whole or not at all, whoever else builds it at this moment
-    except OSError as error:
-        raise ConfigError(
-            f"cannot write to {str(target.parent)!r}: {error.strerror}",
-            hint="make room, or set XDG_CACHE_HOME to a writable folder",
-        ) from error
+    # One script: zig's linker takes no second one, and finds none that is included.
+    script = folder / "link.ld"
+    memories = (made.port / "link.ld").read_text()
+    script.write_text(memories + (SOURCES / "cortex_m.ld").read_text())
+    link = (*_LINK_FLAGS, f"-T{script}", *toolchain.link)
+    toolchain.call([*command, *link, "-o", str(folder / ELF)])

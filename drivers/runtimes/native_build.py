@@ -13,10 +13,9 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
-from drivers.runtimes.controller_cache import made_once
 from farm.errors import ConfigError, Evidence
 from farm.model import Artifact
-from farm.shell import cache_folder
+from farm.shell import cache_folder, made_once
 
 SOURCES = Path(__file__).parent.parent / "ondevice" / "ort_runner"
 FLAGS = ("-std=c11", "-D_GNU_SOURCE", "-D_FILE_OFFSET_BITS=64", "-O2")

@@ -12,11 +12,10 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 
-from drivers.runtimes.controller_cache import made_once
 from drivers.runtimes.elf import read_shared_library
 from farm.errors import ConfigError, Evidence
 from farm.model import Artifact
-from farm.shell import cache_folder
+from farm.shell import cache_folder, made_once
 
 OFFICIAL = ("x86_64", "aarch64")
 """Architectures that onnxruntime's authors make wheels for."""

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from drivers.runtimes.controller_cache import made_once
 from farm.errors import ConfigError
 from farm.model import Artifact
-from farm.shell import cache_folder
+from farm.shell import cache_folder, made_once
 
 TYPES = frozenset(
     ["bool", "float16", "float32", "float64"]

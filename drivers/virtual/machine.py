@@ -21,7 +21,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 from drivers.virtual.device import FAULTS, VirtualDevice, find_profile, read_faults, read_seed
 from drivers.virtual.machine_files import MachineFiles, remove_stale, write_program
@@ -189,11 +189,26 @@ def check_machine(device: Device, kinds: tuple[str, ...]) -> None:
     read_faults(device.address, kinds)
 
 
-_machines: dict[tuple[str, str, Path], Machine] = {}
+class Switched(Protocol):
+    """Something that is on.
+
+    Attributes:
+        address: where it answers.
+        options: what whoever connects there has to know.
+    """
+
+    address: Address
+    options: tuple[tuple[str, str], ...]
+
+    def switch_off(self) -> None:
+        """Let nothing of it be left in this process."""
+
+
+_machines: dict[tuple[str, str, Path], Switched] = {}
 _switch = threading.Lock()
 
 
-def switch_on(kind: Callable[[Device, Path], Machine], device: Device) -> Device:
+def switch_on(kind: Callable[[Device, Path], Switched], device: Device) -> Device:
     """Switch a machine on, once per process; the same device at the address where it answers.
 
     Raises:

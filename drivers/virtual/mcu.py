@@ -15,15 +15,15 @@ import fcntl
 import hashlib
 import os
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import ClassVar, cast
+from typing import ClassVar
 
 from drivers.mcu.firmware import build_firmware
 from drivers.mcu.toolchain import find_toolchain
 from drivers.virtual.device import read_faults, read_seed
-from drivers.virtual.machine import Machine, switch_on
+from drivers.virtual.machine import switch_on
 from drivers.virtual.mcu_control import ControlSocket, Engine
 from drivers.virtual.mcu_device import FAULTS, PythonBoard
 from drivers.virtual.qemu_board import BOARDS, DEFAULT_BOARD, ICOUNT_SHIFT, QemuBoard, check_qemu
@@ -74,7 +74,7 @@ class VirtualMcu(Virtual):
             ConfigError: what the engine needs is not installed.
             ConnectError: it does not start, or another process has it.
         """
-        return switch_on(cast("Callable[[Device, Path], Machine]", Unit), device)
+        return switch_on(Unit, device)
 
 
 class Unit:

@@ -6,18 +6,17 @@ and ad01. Outputs are real, laps are simulated.
 
 from __future__ import annotations
 
-import atexit
 import os
 import shutil
 import tempfile
 import threading
 import zlib
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
 from drivers.virtual.device import read_seed
+from drivers.virtual.machine import switch_on
 from drivers.virtual.mcu_control import ControlSocket, Engine
 from drivers.virtual.mcu_terminal import Terminal
 from drivers.virtual.mlperf_firmware import MCU, ReferenceFirmware
@@ -63,25 +62,18 @@ class VirtualMlperfTiny(Virtual):
     def start(cls, device: Device) -> Device:
         """Switch it on, once per process; the same device at the terminal where it answers."""
         cls.check(device)
-        key = (device.name, repr(device.address))
-        with _switch:
-            if key not in _boards:
-                _boards[key] = Board(device)
-            board = _boards[key]
-        options = (("flash", "relaunch"), ("control", board.control))
-        address = Address(scheme="mlperf-tiny", place=board.link)
-        return replace(device, address=address, options=(*device.options, *options))
+        return switch_on(Board, device)
 
 
 class Board(Engine):
     """One board that is switched on.
 
     Attributes:
-        link: names its serial line.
-        control: path of the socket that flashes it.
+        address: where it answers.
+        options: how it is flashed.
     """
 
-    def __init__(self, device: Device) -> None:
+    def __init__(self, device: Device, folder: Path) -> None:
         address = device.address
         self._id = address.place
         self._image = Path(address.option("model"))
@@ -90,12 +82,17 @@ class Board(Engine):
         self._noise = Noise(MCU, zlib.crc32(known))
         self._model = TinyModel(self._image, self._id)
         self._lock = threading.Lock()
-        self._folder = Path(tempfile.mkdtemp(prefix="farm-mlperf-"))
-        self.link = str(self._folder / "tty")
-        self._terminal = Terminal(self._folder / "tty")
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder = Path(tempfile.mkdtemp(prefix="on-", dir=folder))
+        link = self._folder / "tty"
+        self._terminal = Terminal(link)
         self._terminal.show()
         self._socket = ControlSocket(self._folder, self)
-        self.control = self._socket.path
+        self.address = Address(scheme="mlperf-tiny", place=str(link))
+        self.options: tuple[tuple[str, str], ...] = (
+            ("flash", "relaunch"),
+            ("control", self._socket.path),
+        )
         self.on()
         threading.Thread(target=self._listen, daemon=True).start()
 
@@ -126,6 +123,8 @@ class Board(Engine):
         self._terminal.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 
+    switch_off = close
+
     def _listen(self) -> None:
         with suppress(OSError):  # closed
             while data := os.read(self._terminal.far, READ_BYTES):
@@ -136,15 +135,3 @@ class Board(Engine):
     def _say(self, text: bytes) -> None:
         while text:
             text = text[os.write(self._terminal.far, text) :]
-
-
-_boards: dict[tuple[str, str], Board] = {}
-_switch = threading.Lock()
-
-
-@atexit.register
-def switch_all_off() -> None:
-    """No board outlives the process that plays it."""
-    with _switch:
-        while _boards:
-            _boards.popitem()[1].close()

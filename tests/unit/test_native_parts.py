@@ -14,7 +14,6 @@ import pytest
 
 from drivers.runtimes import native_build, ort_library
 from drivers.runtimes.compiled_models import KEPT, RECIPES, CompiledModel
-from drivers.runtimes.controller_cache import made_once
 from drivers.runtimes.device_options import read_provider_options
 from drivers.runtimes.native_build import TRIPLES, Compiler, build_runner, build_with, compilers
 from drivers.runtimes.ort_library import find_library
@@ -22,7 +21,7 @@ from drivers.runtimes.raw_inputs import raw_inputs
 from drivers.transports.local import LocalTransport
 from farm.errors import ConfigError
 from farm.model import Address, Artifact, Device
-from farm.shell import cache_folder
+from farm.shell import cache_folder, made_once
 
 X86_64, AARCH64, ARM = 62, 183, 40
 
