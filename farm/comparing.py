@@ -155,9 +155,10 @@ def _answer(cell: Cell, group: list[JobResult], looks: int) -> Cell | None:
 
 def _told(group: list[JobResult], metric: str) -> bool:
     """Whether any unit told a metric, or broke before it could."""
+    of_items = METRICS[metric].method is Method.PAIRED_ITEMS
     return any(
         result.error
-        or len(result.summary(Arm.CANDIDATE).correct)
+        or (of_items and len(result.summary(Arm.CANDIDATE).correct))
         or _number(result, Arm.CANDIDATE, metric) is not None
         or any(repeat.value(metric) is not None for repeat in result.repeats)
         for result in group

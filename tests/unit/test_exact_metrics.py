@@ -18,6 +18,7 @@ from farm.metrics import METRICS
 from farm.model import PAIR, Address, Arm, ArmModel, Artifact, Device, Job, Load, Measure, Workload
 from farm.policy import Policy
 from farm.record import (
+    ArmSummary,
     JobResult,
     Measurement,
     Outcome,
@@ -132,7 +133,11 @@ def test_what_only_informs_and_does_not_exist_there_is_not_shown() -> None:
         "count": _exact("compute.instructions"),
         "memory": Rule(metric=METRICS["memory.peak_rss"], gate=False, margin=0.1),
     }
-    judged = _judged(_result({"compute.instructions": (5.0, 5.0)}), **rules)
+    result = _result({"compute.instructions": (5.0, 5.0)})
+    right = ArmSummary(
+        arm=Arm.CANDIDATE, correct=np.ones(3, np.bool_)
+    )  # accuracy says nothing of it
+    judged = _judged(result, replace(result, arms=(*result.arms[:1], right)), **rules)
     assert [cell.rule.metric.name for cell in judged.cells] == ["compute.instructions"]
 
 
