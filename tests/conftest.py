@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).parent.parent
@@ -22,6 +23,21 @@ def _private_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def digits() -> Path:
     """The shipped workload."""
     return DIGITS
+
+
+@pytest.fixture
+def few(digits: Path, tmp_path: Path) -> Path:
+    """The shipped workload, but only its first thirty items."""
+    folder = tmp_path / "few"
+    folder.mkdir()
+    np.savez(folder / "inputs.npz", image=np.load(digits / "inputs.npz")["image"][:30])
+    np.save(folder / "labels.npy", np.load(digits / "labels.npy")[:30])
+    (folder / "int8.onnx").write_bytes((digits / "int8.onnx").read_bytes())
+    (folder / "workload.yaml").write_text(
+        "schema: farm.workload/1\nname: few\ninputs: inputs.npz\nlabels: labels.npy\n"
+        "metric: accuracy.top1\nmodels:\n  onnx: int8.onnx\n"
+    )
+    return folder
 
 
 @pytest.fixture

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
-import signal
 import socket
-import subprocess
-import tempfile
 from collections.abc import Callable
-from contextlib import closing, suppress
+from contextlib import closing
 
+from drivers.commands import run_command
 from drivers.lines.firmware_file import read_firmware
 from drivers.lines.gdb_remote import GdbError, GdbRemote
 from drivers.lines.places import find_port
-from farm.errors import ConfigError, Evidence, InfraError
+from farm.errors import ConfigError, InfraError
 from farm.model import Artifact, Device
 
 OPTIONS = ("flash", "flash_command", "flash_address", "gdb", "control")
@@ -25,8 +22,7 @@ BY_HAND = "by-hand"
 NO_WAY = ("", BY_HAND)
 COMMAND_S = 300.0
 """An ESP32 with 16 MB takes minutes at 115200 baud."""
-KEPT_BYTES = 64 << 10
-"""How much of what a command prints is kept: the end, where the reason is."""
+ANSWER_BYTES = 64 << 10
 CONTROL_S = 30.0
 _NAMES = re.compile(r"\{image\}|\{port\}")
 _PLACE = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s/:@]+):(\d{1,5})", re.ASCII)
@@ -82,46 +78,8 @@ def _by_command(device: Device, image: Artifact) -> None:
     """Run a tool; words are told apart before names are put in, so no name becomes two words."""
     names = {"{image}": str(image.path.absolute()), "{port}": find_port(device)}
     words = [_NAMES.sub(lambda name: names[name[0]], word) for word in _template(device)]
-    what = f"flash_command: '{words[0]}'"
-    # Into a file: a pipe would stay open as long as something that the command has left behind.
-    with tempfile.TemporaryFile() as told:
-        try:
-            process = subprocess.Popen(
-                words,
-                stdin=subprocess.DEVNULL,
-                stdout=told,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        except OSError as error:
-            raise InfraError(
-                f"{what} cannot be run: {error.strerror}",
-                device=device.name,
-                hint="install it on the controller, or give its whole path",
-            ) from error
-        try:
-            status = process.wait(COMMAND_S)
-        except subprocess.TimeoutExpired:
-            status = None
-        finally:
-            _end(process)
-        told.seek(max(0, told.seek(0, os.SEEK_END) - KEPT_BYTES))
-        text = told.read().decode("utf-8", "replace").strip()
-    if status != 0:
-        how = f"did not end in {COMMAND_S:g} s" if status is None else f"failed, status {status}"
-        raise InfraError(
-            f"{what} {how}: {text.splitlines()[-1] if text else 'it said nothing'}",
-            device=device.name,
-            hint="run the command by hand on the controller, as the farm's user",
-            evidence=[Evidence(name="output", text=text)],
-        )
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Kill what is left of the command and what it has started; it would hold the port."""
-    with suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    # What the tool leaves behind would hold the port.
+    run_command(words, option="flash_command", device=device, timeout_s=COMMAND_S, alone=True)
 
 
 def _by_gdb(device: Device, image: Artifact) -> None:
@@ -152,7 +110,7 @@ def _by_relaunch(device: Device, image: Artifact) -> None:
             control.connect(device.option("control"))
             control.sendall(request)
             with control.makefile("rb") as answers:
-                answer = json.loads(answers.readline(KEPT_BYTES))
+                answer = json.loads(answers.readline(ANSWER_BYTES))
         refused = "" if answer["ok"] else str(answer["error"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InfraError(

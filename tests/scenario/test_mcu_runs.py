@@ -25,7 +25,6 @@ Write = Callable[..., Path]
 PYTHON = "virtual-mcu://?engine=python"
 EMULATED = "virtual-mcu://?engine=qemu"
 UPDATES = {name for name, metric in METRICS.items() if metric.family == "update"}
-ITEMS = 30
 
 
 @pytest.fixture(autouse=True)
@@ -49,21 +48,6 @@ def _answers(folder: Path, model: Path) -> np.ndarray:
     images = np.load(folder / "inputs.npz")["image"]
     classes = [int(session.run(None, {"image": image[None]})[0].argmax()) for image in images]
     return np.array(classes) == np.load(folder / "labels.npy")
-
-
-@pytest.fixture
-def few(digits: Path, tmp_path: Path) -> Path:
-    """The digits, but only the first of them."""
-    folder = tmp_path / "few"
-    folder.mkdir()
-    np.savez(folder / "inputs.npz", image=np.load(digits / "inputs.npz")["image"][:ITEMS])
-    np.save(folder / "labels.npy", np.load(digits / "labels.npy")[:ITEMS])
-    (folder / "int8.onnx").write_bytes((digits / "int8.onnx").read_bytes())
-    (folder / "workload.yaml").write_text(
-        "schema: farm.workload/1\nname: few\ninputs: inputs.npz\nlabels: labels.npy\n"
-        "metric: accuracy.top1\nmodels:\n  onnx: int8.onnx\n"
-    )
-    return folder
 
 
 def test_a_run_is_right_item_for_item_and_counts_what_does_not_vary(

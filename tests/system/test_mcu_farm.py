@@ -32,7 +32,6 @@ from tests.system.serial_proxy import SerialProxy
 pytestmark = pytest.mark.system
 
 SEED = 20_261_124
-ITEMS = 30
 KILLS = 4
 SILENCE_S = (0.02, 0.6)
 LONGEST_S = 0.8
@@ -61,21 +60,6 @@ def _needs(
     needs_emulator(lacks)
     yield
     switch_all_off()
-
-
-@pytest.fixture
-def few(digits: Path, tmp_path: Path) -> Path:
-    """The digits, but only the first of them."""
-    folder = tmp_path / "few"
-    folder.mkdir()
-    np.savez(folder / "inputs.npz", image=np.load(digits / "inputs.npz")["image"][:ITEMS])
-    np.save(folder / "labels.npy", np.load(digits / "labels.npy")[:ITEMS])
-    (folder / "int8.onnx").write_bytes((digits / "int8.onnx").read_bytes())
-    (folder / "workload.yaml").write_text(
-        "schema: farm.workload/1\nname: few\ninputs: inputs.npz\nlabels: labels.npy\n"
-        "metric: accuracy.top1\nmodels:\n  onnx: int8.onnx\n"
-    )
-    return folder
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from drivers.commands import KEPT_BYTES
 from drivers.power import command
 from drivers.power.command import CommandPower
 from drivers.power.usb_port import UsbPortPower
@@ -133,7 +134,7 @@ def test_a_command_may_leave_something_behind(tmp_path: Path) -> None:
 def test_a_flood_of_words_is_cut_at_its_front() -> None:
     with pytest.raises(InfraError, match="the reason") as caught:
         CommandPower(_commands("sh", "-c", "yes | head -c 300000; echo the reason; exit 1")).on()
-    assert len(caught.value.evidence[0].text) <= command.KEPT_BYTES
+    assert len(caught.value.evidence[0].text) <= KEPT_BYTES
 
 
 # USB ports
