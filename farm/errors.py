@@ -133,6 +133,12 @@ class TransferCorrupt(InfraError):
     code = "transfer_corrupt"
 
 
+class MeterGap(InfraError):
+    """A power meter stopped sending, or sends what cannot be understood."""
+
+    code = "meter_gap"
+
+
 class DeviceError(FarmError):
     """The device itself is not fit to measure on."""
 

@@ -8,8 +8,16 @@ from pathlib import Path
 from farm.battery import read_band
 from farm.document import Table, read_document
 from farm.errors import ConfigError, nearest_hint
+from farm.metering import read_duty
 from farm.model import Address, Device, DeviceState
-from farm.plugins import find_connection, find_platform, find_power, find_runtime, runtimes_for
+from farm.plugins import (
+    find_connection,
+    find_meter,
+    find_platform,
+    find_power,
+    find_runtime,
+    runtimes_for,
+)
 from farm.protocols import Power
 
 
@@ -71,6 +79,9 @@ def read_inventory(path: Path) -> Inventory:
         twin = next((d for d in devices if d.address == device.address), None)
         if twin:
             raise entry.error(f"'{name}' has the address of '{twin.name}'", key="address")
+        twin = next((d for d in devices if d.meter and d.meter == device.meter), None)
+        if twin and device.meter and device.meter.place:  # what has no place is the device's own
+            raise entry.error(f"'{name}' has the meter of '{twin.name}'", key="meter")
         devices.append(device)
     if not devices:
         raise document.error("the inventory has no devices", key="devices")
@@ -79,6 +90,9 @@ def read_inventory(path: Path) -> Inventory:
 
 CARE = {"power", "charge_band"}
 """Options of a device that a switchable port feeds, besides those of the port."""
+
+METERED = {"battery", "battery_wh", "inferences_per_hour"}
+"""Options of a device that a meter is bound to."""
 
 SECRETS = frozenset({"password", "passphrase"})
 """Options that may not stand in the file itself."""
@@ -106,17 +120,58 @@ def _read_device(name: str, entry: Table) -> Device:
         host=entry.text("host", default=kind.host or name),
         runtime=_read_runtime(entry, kind.runtime, tuple(runtimes)),
         simulated=entry.flag("simulated", default=False) or kind.simulated,
-        options=_read_options(entry, names | (CARE if power else set())),
+        meter=_read_meter(entry),
+        options=_read_options(
+            entry,
+            names | (CARE if power else set()) | (METERED if entry.has("meter") else set()),
+        ),
     )
     try:
         for driver in drivers:
             driver.check(device)
         read_band(device)
+        read_duty(device)
     except ConfigError as error:
         culprit = next((name for name, _ in device.options if name in error.message), "address")
         raise entry.error(error.message, key=culprit, hint=error.hint) from error
     entry.done()
+    _check_meter(entry, device)
     return device
+
+
+def _read_meter(entry: Table) -> Address | None:
+    """Where the device's meter is, if it has one."""
+    if not entry.has("meter"):
+        return None
+    try:
+        address = Address.parse(entry.text("meter"))
+        kind = find_meter(address.scheme)
+    except ConfigError as error:
+        raise entry.error(error.message, key="meter", hint=error.hint) from error
+    known = {"sync", *kind.options}
+    for name, value in address.options:
+        if name not in known:
+            raise entry.error(
+                f"a {address.scheme} meter has no option '{name}'",
+                key="meter",
+                hint=nearest_hint(name, sorted(known)),
+            )
+        if name == "sync" and value.removeprefix("!") not in kind.inputs:
+            raise entry.error(
+                f"a {address.scheme} meter has no logic input '{value}'",
+                key="meter",
+                hint=f"it has {', '.join(kind.inputs) or 'none'}; leave out 'sync' without a wire",
+            )
+    return address
+
+
+def _check_meter(entry: Table, device: Device) -> None:
+    if device.meter is None:
+        return
+    try:
+        find_meter(device.meter.scheme).check(device)
+    except ConfigError as error:
+        raise entry.error(error.message, key="meter", hint=error.hint) from error
 
 
 def _read_power(entry: Table) -> tuple[type[Power], ...]:

@@ -102,6 +102,7 @@ class Device:
         host: what it shares processor time with; jobs on one host never overlap.
         runtime: what runs models there, unless a suite asks for certain runtimes.
         simulated: whether its time is not real: a virtual device, or a board in an emulator.
+        meter: where the meter is that measures what it draws, None without one.
         options: what its drivers want to know besides the address; may hold secrets.
     """
 
@@ -115,11 +116,17 @@ class Device:
     host: str = ""
     runtime: str = "ort_python"
     simulated: bool = False
+    meter: Address | None = None
     options: tuple[tuple[str, str], ...] = field(default=(), repr=False)
 
     def option(self, name: str, default: str = "") -> str:
         """What the inventory says of an option, beside the address or inside it."""
         return dict(self.options).get(name) or self.address.option(name, default)
+
+    @property
+    def wired(self) -> bool:
+        """Whether one of its pins is wired to a logic input of its meter."""
+        return self.meter is not None and bool(self.meter.option("sync"))
 
     def cpus(self) -> tuple[int, ...]:
         """The cores that models shall run on, from the option `cpus`; empty for all.

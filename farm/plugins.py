@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import suppress
+from dataclasses import replace
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
@@ -16,7 +17,7 @@ from typing import Any
 from farm.connection import Connection, Virtual
 from farm.errors import ConfigError, nearest_hint
 from farm.model import Device
-from farm.protocols import Platform, Power, Runtime
+from farm.protocols import Meter, Platform, Power, Runtime, VirtualMeter
 
 CONNECTIONS = ("farm.transports", "farm.lines")
 
@@ -87,6 +88,41 @@ def find_power(name: str) -> type[Power]:
     """
     kind: type[Power] = _load(("farm.power",), name, "kind of power")
     return kind
+
+
+METERS = "farm.meters"
+VIRTUAL_METERS = "farm.virtual_meters"
+
+
+def find_meter(scheme: str) -> type[Meter] | type[VirtualMeter]:
+    """The kind of meter behind an address with that scheme.
+
+    Raises:
+        ConfigError: there is none of that name, or what it needs is not installed.
+    """
+    kind: type[Meter] | type[VirtualMeter] = _load((METERS, VIRTUAL_METERS), scheme, "meter")
+    return kind
+
+
+def open_meter(device: Device, connection: Connection) -> Meter:
+    """Find and open the meter of a device; a virtual one is switched on first.
+
+    Args:
+        device: one that has a meter.
+        connection: to the device.
+
+    Raises:
+        ConfigError: its driver is unknown, or what it needs is not installed.
+        InfraError: it cannot be found or opened, or is not the one meant.
+    """
+    if device.meter is None:
+        raise ConfigError("it has no meter", device=device.name, hint="bind one: docs/power.md")
+    if device.meter.scheme in _points(VIRTUAL_METERS):
+        virtual: type[VirtualMeter] = _load((VIRTUAL_METERS,), device.meter.scheme, "meter")
+        device = replace(device, meter=virtual.start(device))
+    scheme = device.meter.scheme if device.meter else ""
+    kind: type[Meter] = _load((METERS,), scheme, "meter")
+    return kind(device, connection)
 
 
 def runtimes_for(

@@ -12,7 +12,8 @@ from typing import ClassVar, Protocol
 
 from farm.connection import Connection, Virtual
 from farm.errors import Evidence
-from farm.model import Artifact, Device, Load, Scenario, Workload
+from farm.metering import Chunk, Metered, MeterFacts
+from farm.model import Address, Artifact, Device, Load, Scenario, Workload
 from farm.record import Fact, Finding, Measured, Measurement, Output, Placement, Reading
 
 
@@ -45,6 +46,94 @@ class Power(Protocol):
     @abstractmethod
     def off(self) -> None:
         """Stop feeding the device, as in `on`."""
+
+
+class Meter(Protocol):
+    """What measures the power that one device draws.
+
+    Made with the device, whose `meter` is the meter's own address (`ppk2://SERIAL?sync=D0`), and a
+    connection to that device, for meters that sit on it; finds and opens the meter, and refuses one
+    that is not the one meant. The option `sync` of an address names the logic input that a pin of
+    the device is wired to; with `!` before it, low means high.
+
+    Attributes:
+        options: the options that its address may have besides `sync`.
+        meter_class: a name of `farm.metering.METER_CLASSES`; empty where only the meter can tell.
+        inputs: the logic inputs that it has.
+    """
+
+    options: ClassVar[tuple[str, ...]] = ()
+    meter_class: ClassVar[str]
+    inputs: ClassVar[tuple[str, ...]] = ()
+
+    @classmethod
+    def check(cls, device: Device) -> None:
+        """Refuse an address that can never work; touches no meter.
+
+        Raises:
+            ConfigError: something is wrong.
+        """
+
+    @abstractmethod
+    def __init__(self, device: Device, connection: Connection) -> None: ...
+
+    @abstractmethod
+    def facts(self) -> MeterFacts:
+        """What it is and how it is set."""
+
+    @abstractmethod
+    def start(self) -> None:
+        """Begin to sample; what an earlier start left is forgotten.
+
+        Raises:
+            InfraError: it does not obey.
+        """
+
+    @abstractmethod
+    def read(self, *, timeout_s: float) -> Chunk:
+        """What came since the last call; waits for something, and returns nothing at the deadline.
+
+        Whoever records calls again at once; a second's delay must lose nothing.
+
+        Raises:
+            MeterGap: it sends what cannot be understood.
+            ConnectionLost: it vanished.
+        """
+
+    @abstractmethod
+    def stop(self) -> None:
+        """Sample no more; a meter that feeds the device goes on feeding it."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of the meter; closing twice is no error."""
+
+
+class VirtualMeter(Protocol):
+    """A meter without hardware that speaks a true wire protocol and sees what a device does.
+
+    A production meter talks to it.
+
+    Attributes:
+        options, meter_class, inputs: as in `Meter`.
+    """
+
+    options: ClassVar[tuple[str, ...]] = ()
+    meter_class: ClassVar[str]
+    inputs: ClassVar[tuple[str, ...]] = ()
+
+    @classmethod
+    def check(cls, device: Device) -> None:
+        """As in `Meter`."""
+
+    @classmethod
+    @abstractmethod
+    def start(cls, device: Device) -> Address:
+        """Switch it on, once per process; the address where the production meter finds it.
+
+        Raises:
+            InfraError: it cannot be switched on.
+        """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,13 +249,17 @@ class Deployment(Protocol):
         """
 
     @abstractmethod
-    def measure(self, load: Load, *, quiet_pace_ns: float | None = None) -> Measured:
+    def measure(
+        self, load: Load, *, quiet_pace_ns: float | None = None, metered: Metered | None = None
+    ) -> Measured:
         """Run a load in a fresh process; the timed loop runs on the device.
 
         Args:
             load: what to run.
             quiet_pace_ns: the best `Measured.pace_ns` so far; a runtime that can tell its pace may
                 wait a moment for it, so as not to measure beside other work.
+            metered: how to run it beside a meter, the result then has `spans`; never given to a
+                runtime that does not say `meterable`.
 
         Raises:
             WorkloadError: the model cannot run here.
@@ -202,11 +295,13 @@ class Runtime(Protocol):
         platforms: the platforms that it runs on; empty for all that have a shell.
         formats: the model formats that it takes, preferred first.
         scenarios: the scenarios that it can produce.
+        meterable: whether its windows can be told apart beside a meter.
         options: keys that a device may have in the inventory for it.
     """
 
     options: ClassVar[tuple[str, ...]] = ()
     platforms: ClassVar[tuple[str, ...]] = ()
+    meterable: ClassVar[bool] = False
     formats: ClassVar[tuple[str, ...]]
     scenarios: ClassVar[tuple[Scenario, ...]]
 

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from farm.errors import Evidence, FarmError
+from farm.metering import ClockDomain, Span, Term
 from farm.model import Arm, Job
 
 Samples = npt.NDArray[np.int64] | npt.NDArray[np.float64]
@@ -68,6 +69,7 @@ class Fact:
 SYSTEM_FACTS = (
     "fingerprint", "os", "kernel", "libc", "onnxruntime", "python", "governor",
     "fixed_performance", "power_model", "firmware", "toolchain", "cflags", "codegen",
+    "meter", "meter_firmware", "meter_calibration", "meter_voltage",
 )  # fmt: skip
 """Facts whose change may move the level of every model: an update, or a setting of the device.
 
@@ -152,6 +154,8 @@ class Measurement:
         lo: lower end of the 95 % interval, None where none can be given.
         hi: upper end of it.
         n: how many independent observations stand behind it: repeats, or items for accuracy.
+        budget: what its uncertainty consists of, where the interval is made from such terms; the
+            interval is absolute then, whatever meter or unit one compares with.
     """
 
     metric: str
@@ -160,6 +164,7 @@ class Measurement:
     lo: float | None = None
     hi: float | None = None
     n: int = 1
+    budget: tuple[Term, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,6 +213,8 @@ class Measured:
             others shared the processor; None if the runtime does not tell.
         facts: circumstances of this window, such as whether the warm-up settled.
         time_basis: what the device counts.
+        spans: what the device did beside a meter, in order; none if it was not asked to.
+        span_clock: whose clock times them.
     """
 
     traces: tuple[Trace, ...]
@@ -216,6 +223,8 @@ class Measured:
     pace_ns: float | None = None
     time_basis: TimeBasis = TimeBasis.WALL
     facts: tuple[Fact, ...] = ()
+    spans: tuple[Span, ...] = ()
+    span_clock: ClockDomain = ClockDomain.DEVICE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

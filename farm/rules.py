@@ -7,30 +7,16 @@ from dataclasses import dataclass
 
 from farm.document import Table
 from farm.errors import ConfigError, nearest_hint
+from farm.metering import METER_CLASSES
 from farm.metrics import Direction, Method, Metric, find_metric
 
 _MARGIN = re.compile(r"(\d{1,4}(?:\.\d{1,4})?)\s*(%|points)")
 MAX_MARGIN = {Method.BLOCKS: 10.0, Method.EXACT: 10.0, Method.PAIRED_ITEMS: 1.0}
-METER_FLOORS = {
-    "js220": 0.005,
-    "lpm01a": 0.01,
-    "km003c": 0.01,
-    "c3": 0.01,
-    "fnb58": 0.02,
-    "tc66c": 0.02,
-    "ina": 0.02,
-    "ppk2": 0.02,
-    "odpm": 0.03,
-    "gauge": 0.05,
-}
-"""The smallest margin that a class of meter can support on one unit in one range.
-
-From data sheets and published comparisons, before any data of one's own: a PPK2 drifts by 2 %, a
-battery gauge by 5 %. No number of blocks averages a calibration away.
-"""
-
 LIMIT_UNITS = {
     "J": {"mJ": 1e-3, "uJ": 1e-6, "J": 1.0},
+    "W": {"mW": 1e-3, "uW": 1e-6, "W": 1.0},
+    "h": {"h": 1.0, "days": 24.0},
+    "1/J": {"1/J": 1.0},
     "ns": {"ms": 1e6, "us": 1e3, "ns": 1.0, "s": 1e9},
     "bytes": {"MiB": 2.0**20, "KiB": 2.0**10, "GiB": 2.0**30, "bytes": 1.0},
     "ratio": {"%": 0.01},
@@ -55,6 +41,10 @@ class Rule:
             most, or for a metric of which more is better at least.
         anchor_margin: how much worse than the anchor is still good, over all releases since.
         exact: any change for the worse fails; for numbers without noise only.
+        meter: the class of meter that an energy is measured with; empty for any that can support
+            the margin, which is known when the devices are.
+        across_units: whether the verdict shall hold for other units and meters too: what the
+            readings of two of them may differ by then counts.
     """
 
     metric: Metric
@@ -64,6 +54,8 @@ class Rule:
     limit: float | None = None
     anchor_margin: float | None = None
     exact: bool = False
+    meter: str = ""
+    across_units: bool = False
 
 
 def read_rule(metrics: Table, name: str, table: Table) -> Rule:
@@ -88,9 +80,14 @@ def read_rule(metrics: Table, name: str, table: Table) -> Rule:
         anchor_margin=_read_margin(table, metric, "anchor_margin"),
         weighted_margin=_read_margin(table, metric, "weighted_margin"),
         limit=_read_limit(table, metric),
+        meter=_read_meter(table, metric),
+        across_units=metric.family == "energy" and table.flag("across_units", default=False),
     )
-    _check_meter(table, rule)
     table.done()
+    if rule.meter and (why := undecidable(rule, rule.meter)):
+        raise table.error(
+            why, key="margin", hint="widen the margin, or measure with a better meter"
+        )
     asked = (rule.margin, rule.limit, rule.anchor_margin, rule.weighted_margin)
     if all(question is None for question in asked):
         raise table.error("'margin' is missing", hint="or a limit: at_most, at_least")
@@ -110,22 +107,35 @@ def _read_exact(table: Table, metric: Metric) -> bool:
     return exact
 
 
-def _check_meter(table: Table, rule: Rule) -> None:
-    """Refuse a margin on energy that the meter cannot support, whatever the data say."""
-    if rule.metric.family != "energy":
-        return
-    meter = table.text("meter")
-    if meter not in METER_FLOORS:
+def _read_meter(table: Table, metric: Metric) -> str:
+    if metric.family != "energy":
+        return ""
+    name = table.text("meter", default="")
+    if name and name not in METER_CLASSES:
         raise table.error(
-            f"unknown meter '{meter}'", key="meter", hint=nearest_hint(meter, METER_FLOORS)
+            f"unknown meter '{name}'", key="meter", hint=nearest_hint(name, METER_CLASSES)
         )
-    margin, least = rule.margin, METER_FLOORS[meter]
-    if margin is not None and margin < least:
-        raise table.error(
-            f"a margin of {100 * margin:g} % is below what a {meter} can tell, {100 * least:g} %",
-            key="margin",
-            hint="widen the margin, or measure with a better meter",
+    return name
+
+
+def undecidable(rule: Rule, meter_class: str) -> str:
+    """Why no data of such a meter can support a rule, whatever they say; empty if they can.
+
+    Args:
+        rule: of a metric of energy.
+        meter_class: a name of `METER_CLASSES`.
+    """
+    kind = METER_CLASSES[meter_class]
+    least = kind.across_units if rule.across_units else kind.same_unit
+    where = "between units" if rule.across_units else "on one unit"
+    if least is None:
+        return f"a {meter_class} can support no margin {where}"
+    if rule.margin is not None and rule.margin < least:
+        return (
+            f"a margin of {100 * rule.margin:g} % is below what a {meter_class} can tell {where}, "
+            f"{100 * least:g} %"
         )
+    return ""
 
 
 def _read_margin(table: Table, metric: Metric, key: str) -> float | None:

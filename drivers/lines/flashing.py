@@ -12,7 +12,7 @@ from contextlib import closing
 from drivers.commands import run_command
 from drivers.lines.firmware_file import read_firmware
 from drivers.lines.gdb_remote import GdbError, GdbRemote
-from drivers.lines.places import find_port
+from drivers.serial_ports.places import find_port
 from farm.errors import ConfigError, InfraError
 from farm.model import Artifact, Device
 
@@ -76,7 +76,10 @@ def flash(device: Device, image: Artifact) -> None:
 
 def _by_command(device: Device, image: Artifact) -> None:
     """Run a tool; words are told apart before names are put in, so no name becomes two words."""
-    names = {"{image}": str(image.path.absolute()), "{port}": find_port(device)}
+    names = {
+        "{image}": str(image.path.absolute()),
+        "{port}": find_port(device.address, device.name),
+    }
     words = [_NAMES.sub(lambda name: names[name[0]], word) for word in _template(device)]
     # What the tool leaves behind would hold the port.
     run_command(words, option="flash_command", device=device, timeout_s=COMMAND_S, alone=True)

@@ -12,8 +12,8 @@ from typing import ClassVar
 
 from drivers.lines import flashing
 from drivers.lines.console import Console
-from drivers.lines.places import check_place, find_port, usb_name
-from drivers.lines.port import TCP, Port
+from drivers.serial_ports.places import check_place, find_port, usb_name
+from drivers.serial_ports.port import TCP, Port
 from farm.connection import Line, SystemClock
 from farm.errors import ConfigError, ConnectError, ConnectionLost, InfraError
 from farm.model import Artifact, Device
@@ -51,7 +51,9 @@ class SerialLine(Line):
         self._said = Console()
         self._closed = False
         self._baud = _baud(device)
-        self._port: Port | None = Port(find_port(device), self._baud, device.name)
+        self._port: Port | None = Port(
+            find_port(device.address, device.name), self._baud, device.name
+        )
         try:
             self._meet(MEET_S)
         except ConnectionLost as error:
@@ -63,13 +65,13 @@ class SerialLine(Line):
     @classmethod
     def check(cls, device: Device) -> None:
         """Refuse a place, a speed or a way of flashing that can never work."""
-        check_place(device)
+        check_place(device.address, device.name)
         _baud(device)
         flashing.check(device)
 
     def describe(self) -> tuple[Fact, ...]:
         """The port, what it belongs to, and its speed."""
-        name = find_port(self.device)
+        name = find_port(self.device.address, self.device.name)
         path = name if name.startswith(TCP) else os.path.realpath(name)
         facts = [Fact(name="port", value=path), Fact(name="baud", value=str(self._baud))]
         if usb := usb_name(path):
@@ -164,7 +166,9 @@ class SerialLine(Line):
         deadline = time.monotonic() + patience_s
         while True:
             try:
-                self._port = Port(find_port(self.device), self._baud, self.device.name)
+                self._port = Port(
+                    find_port(self.device.address, self.device.name), self._baud, self.device.name
+                )
             except ConnectError:
                 if time.monotonic() >= deadline:
                     raise

@@ -20,6 +20,7 @@ from drivers.runtimes.mcu_updates import Rehearsal
 from drivers.runtimes.mcu_window import INFER_S, count_instructions, time_inferences
 from farm.connection import Line
 from farm.errors import ConfigError, WrongAccelerator
+from farm.metering import Metered
 from farm.model import Artifact, Device, Load, Scenario, Workload
 from farm.protocols import Deployment, Power, Runtime
 from farm.record import Fact, Measured, Measurement, Output
@@ -115,7 +116,9 @@ class _McuDeployment(Deployment):
             raw = [self._infer(running, item) for item in self._items]
         return (stack_outputs(raw, self._output),)
 
-    def measure(self, load: Load, *, quiet_pace_ns: float | None = None) -> Measured:
+    def measure(
+        self, load: Load, *, quiet_pace_ns: float | None = None, metered: Metered | None = None
+    ) -> Measured:
         """The first item again and again, timed by the board for each inference."""
         shift = self._settings.icount_shift
         with self._running() as running:

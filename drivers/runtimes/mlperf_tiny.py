@@ -30,6 +30,7 @@ from farm.errors import (
     WrongAccelerator,
     WrongOutput,
 )
+from farm.metering import Metered
 from farm.metrics import METRICS
 from farm.model import Artifact, Device, Load, Scenario, Workload
 from farm.protocols import Deployment, Runtime
@@ -157,7 +158,9 @@ class _MlperfDeployment(Deployment):
             )
         return (Output(name="results", values=values),)
 
-    def measure(self, load: Load, *, quiet_pace_ns: float | None = None) -> Measured:
+    def measure(
+        self, load: Load, *, quiet_pace_ns: float | None = None, metered: Metered | None = None
+    ) -> Measured:
         """The input is sent anew, then one window is timed by the firmware's own laps."""
         ready = self._ready()
         self._firmware.load(ready.items.windows(0)[0])

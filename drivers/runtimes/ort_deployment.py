@@ -11,6 +11,7 @@ from drivers.runtimes.fresh_process import Ran, run_to_its_end
 from drivers.runtimes.placement import read_placement, refuse_fallback
 from farm.connection import Transport
 from farm.errors import ConfigError
+from farm.metering import Metered
 from farm.model import Load
 from farm.protocols import Deployment
 from farm.record import Fact, Measured, Measurement, Output, Placement, Trace
@@ -66,7 +67,9 @@ class OrtDeployment(Deployment):
         ) as ran:
             return self._outputs(ran)
 
-    def measure(self, load: Load, *, quiet_pace_ns: float | None = None) -> Measured:
+    def measure(
+        self, load: Load, *, quiet_pace_ns: float | None = None, metered: Metered | None = None
+    ) -> Measured:
         """One fresh process, one window; every sample comes home."""
         self.prepare()
         self._refuse_fallback(load)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.system.foreign_clients import foreign_python
 from tests.system.phones import AdbServer, Phone, adb_server, make_phone, switched_on
 from tests.system.proxies import Proxy, proxied
 from tests.system.servers import (
@@ -31,6 +32,16 @@ def client_key(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Path]:
     """Makes the key that every server accepts, once."""
     folder = tmp_path_factory.mktemp("client")
     return lambda: new_key(folder / "key")
+
+
+@pytest.fixture
+def foreign(lacks: Callable[[str], None]) -> str:
+    """The interpreter that has programs of others for talking to virtual meters."""
+    try:
+        return foreign_python()
+    except OSError as error:
+        lacks(f"cannot install the foreign clients: {error}; needs a package index")
+        raise
 
 
 @pytest.fixture

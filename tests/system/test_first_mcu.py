@@ -221,7 +221,7 @@ class TestReaching:
                 one.serial_number = "SAME0"
             return found
 
-        monkeypatch.setattr("drivers.lines.places.list_ports.comports", same)
+        monkeypatch.setattr("drivers.serial_ports.places.list_ports.comports", same)
         row = "… ports have the serial number …"
         assert_answered(complaint("check", address="uart://SAME0"), row)
 

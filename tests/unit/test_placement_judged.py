@@ -12,6 +12,7 @@ from farm.comparing import compare
 from farm.errors import WrongAccelerator
 from farm.harvest import Harvest, kept
 from farm.judging import judge
+from farm.metering import Metered
 from farm.metrics import METRICS
 from farm.model import (
     PAIR,
@@ -144,7 +145,9 @@ class Accelerator(Deployment):
     def infer(self) -> tuple[Output, ...]:
         raise NotImplementedError
 
-    def measure(self, load: Load, *, quiet_pace_ns: float | None = None) -> Measured:
+    def measure(
+        self, load: Load, *, quiet_pace_ns: float | None = None, metered: Metered | None = None
+    ) -> Measured:
         raise NotImplementedError
 
     def remove(self) -> None:

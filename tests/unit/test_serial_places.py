@@ -10,17 +10,20 @@ import pytest
 import serial
 from serial.tools.list_ports_common import ListPortInfo
 
-from drivers.lines import places, port
-from drivers.lines.places import check_place, find_port, usb_name
-from drivers.lines.port import Port
 from drivers.lines.uart import UartLine
+from drivers.serial_ports import places, port
+from drivers.serial_ports.places import check_place, find_port, usb_name
+from drivers.serial_ports.port import Port
 from farm.errors import ConfigError, ConnectError
 from farm.model import Address, Device
 
 
+def address(place: str) -> Address:
+    return Address.parse(f"uart://{place}")
+
+
 def device(place: str, **options: str) -> Device:
-    address = Address.parse(f"uart://{place}")
-    return Device(name="b", type="t", address=address, options=tuple(options.items()))
+    return Device(name="b", type="t", address=address(place), options=tuple(options.items()))
 
 
 @pytest.fixture
@@ -51,33 +54,33 @@ class TestPlaces:
     def test_places_are_accepted_wherever_the_inventory_is_read(
         self, plugged: None, place: str
     ) -> None:
-        check_place(device(place))
+        check_place(address(place), "mcu-1")
 
     @pytest.mark.parametrize("place", ["", "host:0", "host:99999", "two words", "user@host:1"])
     def test_what_is_none_is_refused(self, plugged: None, place: str) -> None:
         with pytest.raises(ConfigError, match="names no serial port") as caught:
-            check_place(device(place))
+            check_place(address(place), "mcu-1")
         assert "by-id" in caught.value.hint
 
     def test_a_serial_number_is_found(self, plugged: None, tmp_path: Path) -> None:
-        assert find_port(device("A1")) == str(tmp_path / "ttyUSB0")
-        assert usb_name(find_port(device("A1"))) == "UART bridge A1"
+        assert find_port(address("A1"), "mcu-1") == str(tmp_path / "ttyUSB0")
+        assert usb_name(find_port(address("A1"), "mcu-1")) == "UART bridge A1"
 
     def test_paths_and_servers_are_themselves(self, plugged: None) -> None:
-        assert find_port(device("/dev/ttyACM0")) == "/dev/ttyACM0"
-        assert find_port(device("host:4000")) == "socket://host:4000"
+        assert find_port(address("/dev/ttyACM0"), "mcu-1") == "/dev/ttyACM0"
+        assert find_port(address("host:4000"), "mcu-1") == "socket://host:4000"
 
     def test_a_number_that_two_share_is_refused_with_stable_names(
         self, plugged: None, tmp_path: Path
     ) -> None:
         for ask in (check_place, find_port):
             with pytest.raises(ConfigError, match="2 ports have the serial number") as caught:
-                ask(device("SAME"))
+                ask(address("SAME"), "mcu-1")
             assert f"{tmp_path}/by-path/usb-0:1, {tmp_path}/by-path/usb-0:2" in caught.value.hint
 
     def test_a_number_that_none_has_cannot_be_reached(self, plugged: None, tmp_path: Path) -> None:
         with pytest.raises(ConnectError, match="nothing with the serial number 'B2'") as caught:
-            find_port(device("B2"))
+            find_port(address("B2"), "mcu-1")
         assert f"{tmp_path}/by-path/usb-0:0" in caught.value.hint
 
     @pytest.mark.parametrize(

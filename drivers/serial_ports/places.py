@@ -15,9 +15,9 @@ from pathlib import Path
 from serial.tools import list_ports
 from serial.tools.list_ports_common import ListPortInfo
 
-from drivers.lines.port import TCP
+from drivers.serial_ports.port import TCP
 from farm.errors import ConfigError, ConnectError
-from farm.model import Device
+from farm.model import Address
 
 BY_PATH = Path("/dev/serial/by-path")
 _TCP = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s/:@]+):(\d{1,5})", re.ASCII)
@@ -25,16 +25,20 @@ _SERIAL = re.compile(r"[^\s/@]+")
 """May hold colons: some chips tell the hardware address of their radio."""
 
 
-def check_place(device: Device) -> None:
+def check_place(address: Address, device: str) -> None:
     """Refuse a place that can never work, on this machine or another; opens nothing.
 
     That nothing with a serial number is plugged in here is no mistake in the inventory: it is also
     read elsewhere than in the lab. That two tell the same number is one wherever it is seen.
 
+    Args:
+        address: of a line, or of a meter.
+        device: the inventory name of what it belongs to.
+
     Raises:
         ConfigError: it names nothing, or two ports.
     """
-    place = device.address.place
+    place = address.place
     tcp = _TCP.fullmatch(place)
     if (
         not place.isprintable()
@@ -43,32 +47,32 @@ def check_place(device: Device) -> None:
     ):
         raise ConfigError(
             f"'{place}' names no serial port",
-            device=device.name,
-            hint="write for example uart:///dev/serial/by-id/NAME, uart://SERIALNUMBER or "
-            "uart://HOST:PORT",
+            device=device,
+            hint=f"write for example {address.scheme}:///dev/serial/by-id/NAME, {address.scheme}://SERIALNUMBER or "
+            f"{address.scheme}://HOST:PORT",
         )
     if not place.startswith("/") and not tcp:
-        _only_one(device, _with_number(place))
+        _only_one(place, device, _with_number(place))
 
 
-def find_port(device: Device) -> str:
+def find_port(address: Address, device: str) -> str:
     """The path of the port, or `socket://HOST:PORT`; what it says is true at this moment only.
 
     Raises:
         ConfigError: two ports have the serial number.
         ConnectError: none has it.
     """
-    place = device.address.place
+    place = address.place
     if place.startswith("/"):
         return place
     if _TCP.fullmatch(place):
         return TCP + place
     found = _with_number(place)
-    _only_one(device, found)
+    _only_one(place, device, found)
     if not found:
         raise ConnectError(
             f"nothing with the serial number '{place}' is plugged in",
-            device=device.name,
+            device=device,
             hint=f"there is: {', '.join(_stable_names(list_ports.comports())) or 'nothing'}",
         )
     return str(found[0].device)
@@ -86,11 +90,11 @@ def _with_number(number: str) -> list[ListPortInfo]:
     return sorted(port for port in list_ports.comports() if port.serial_number == number)
 
 
-def _only_one(device: Device, found: list[ListPortInfo]) -> None:
+def _only_one(place: str, device: str, found: list[ListPortInfo]) -> None:
     if len(found) > 1:
         raise ConfigError(
-            f"{len(found)} ports have the serial number '{device.address.place}'",
-            device=device.name,
+            f"{len(found)} ports have the serial number '{place}'",
+            device=device,
             hint=f"write the path of one of them: {', '.join(_stable_names(found))}",
         )
 
