@@ -15,11 +15,12 @@ from farm.errors import ConfigError, PreflightFailed
 from farm.execution import Progress, begin, execute
 from farm.judging import GateVerdict
 from farm.looks import SystemMoved, decide
-from farm.model import Arm, Job
+from farm.model import Arm, Job, Measure
 from farm.planning import Plan
+from farm.plugins import find_meter
 from farm.policy import OnUndecidable, Policy, read_policy
 from farm.prospects import Prospect, foresee
-from farm.record import JobResult, system_changes
+from farm.record import JobResult
 from farm.reporting import as_json, gate_document
 from farm.request import (
     DEFAULT_INVENTORY,
@@ -30,12 +31,14 @@ from farm.request import (
     refuse_nothing,
     resolve,
 )
+from farm.rules import undecidable
 from farm.store.database import Store, open_store
 from farm.store.noise import StoredNoise, latest_noise
 from farm.store.questions import begin_question, find_question, note_look, question_key, recall
 from farm.store.rows import last_system
 from farm.store.writer import finish_run, save_verdict
 from farm.suite import Suite, read_suite
+from farm.systems import system_changes
 
 MAX_SYSTEMS = 3
 """How often one gate is begun before it gives up, each time with another system on a device."""
@@ -160,6 +163,7 @@ def gate(
     arms = (*anchor, (Arm.BASELINE, Path(baseline)), (Arm.CANDIDATE, Path(candidate)))
     made = resolve(chosen, arms, workload, shape, where, rounds=rules.looks[0])
     refuse_nothing(made)
+    _refuse_meters(rules, made.jobs)
     command = command_line(
         "gate", suite, where, candidate=candidate, baseline=baseline, workload=workload,
         policy=policy, shape=shape,
@@ -210,6 +214,26 @@ def _check_policy(policy: Policy, suite: Suite) -> None:
                 "does not measure",
                 hint="add it to 'measure' in the suite, or choose another policy with --policy",
             )
+
+
+def _refuse_meters(policy: Policy, jobs: tuple[Job, ...]) -> None:
+    """Refuse a gate whose margin on energy a device's meter cannot support, whatever it measures.
+
+    A policy that names a class of meter has been checked against that class when it was read, and
+    a device with another one answers another question.
+    """
+    for rule in policy.rules if policy.on_undecidable is OnUndecidable.REFUSE else ():
+        for job in jobs if rule.gate and rule.metric.family == Measure.ENERGY else ():
+            kind = find_meter(job.device.meter.scheme).meter_class if job.device.meter else ""
+            why = undecidable(rule, kind) if kind else ""
+            if kind and rule.meter and rule.meter != kind:
+                why = f"the policy is made for a {rule.meter}, its meter is a {kind}"
+            if why:
+                raise ConfigError(
+                    f"{rule.metric.name} cannot be decided: {why}",
+                    device=job.device.name,
+                    hint="widen the margin, choose other devices, or bind a better meter",
+                )
 
 
 def _ask(

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from farm import cli_alerts, cli_bisect, cli_lab, cli_records
+from farm import cli_alerts, cli_bisect, cli_lab, cli_meter, cli_records
 from farm.cli_options import (
     INVENTORY,
     STORE,
@@ -193,9 +193,9 @@ def noise(
 
 @app.command()
 def demo(inventory: Inventory = INVENTORY, store: Store = STORE, json: AsJson = False) -> None:
-    """Gate one good and two bad candidates on all devices, and see the bad ones caught."""
+    """Gate one good and two bad candidates on all devices, and see what an inference costs."""
     from farm import console
-    from farm.demo import demo_document, run_demo
+    from farm.demo import demo_document, energy_told, look_at_energy, run_demo
     from farm.reporting import as_json
 
     with console.progress("demo") as bar:
@@ -205,10 +205,13 @@ def demo(inventory: Inventory = INVENTORY, store: Store = STORE, json: AsJson = 
             progress=lambda name: bar,
             show=(lambda document: None) if json else console.show_gate,
         )
-    good = all(gate.as_expected for gate in gates)
+        energy = look_at_energy(inventory=inventory, store=store, progress=bar)
+    good = all(gate.as_expected for gate in gates) and (not energy or energy_told(energy))
     if json:
-        console.print_text(as_json(demo_document(gates, inventory)))
+        console.print_text(as_json(demo_document(gates, energy, inventory)))
     else:
+        if energy:
+            console.show_run(energy)
         console.show_expectations(gates)
         where = "" if store == STORE else f" --store {store}"
         console.out.print(console.safe(f"\nSee it in the dashboard:  farm dashboard{where}"))
@@ -240,6 +243,7 @@ def dashboard(
 
 
 cli_lab.add_to(app)
+cli_meter.add_to(app)
 cli_records.add_to(app)
 cli_alerts.add_to(app)
 cli_bisect.add_to(app)

@@ -21,9 +21,11 @@ from farm.analysis.compare import (
     mcnemar_p,
     paired_effect,
 )
+from farm.analysis.energy_budget import across_units
 from farm.analysis.items import clustered_effect
 from farm.cells import Cell, Group, Unit, group_of
-from farm.metrics import METRICS, Direction, Method
+from farm.metering import ENERGY_CONDITIONS, METER_CLASSES
+from farm.metrics import METRICS, Direction, Method, Metric
 from farm.model import Arm, Measure, Workload
 from farm.policy import MIN_BLOCKS, Policy
 from farm.record import ErrorRecord, JobResult, Repeat, TimeBasis, Verdict
@@ -173,7 +175,7 @@ def _from_blocks(cell: Cell, group: list[JobResult]) -> Cell:
     for result in group:
         differences = block_differences(result.repeats, metric.name, cell.against)
         found = [sign * difference for difference in differences]
-        sick = _sickness(result)
+        sick = _sickness(result, metric)
         if sick:
             reasons.append(sick)
             found = []
@@ -185,7 +187,13 @@ def _from_blocks(cell: Cell, group: list[JobResult]) -> Cell:
     cell = replace(cell, units=tuple(units), reasons=tuple(reasons))
     if len(pooled) < MIN_BLOCKS:
         return replace(cell, reasons=(*reasons, _too_little(cell, len(pooled))))
-    return replace(cell, effect=block_effect(np.array(pooled), cell.alpha))
+    over_blocks = block_effect(np.array(pooled), cell.alpha)
+    meters = {result.meter.meter_class for result in group if result.meter}
+    if cell.rule.across_units and meters:
+        over_blocks = across_units(
+            over_blocks, max(meters, key=lambda name: METER_CLASSES[name].gain)
+        )
+    return replace(cell, effect=over_blocks)
 
 
 def _from_items(cell: Cell, group: list[JobResult]) -> Cell:
@@ -221,7 +229,7 @@ def _against_limit(cell: Cell, group: list[JobResult]) -> Cell:
     units, reasons, values = [], [], list[float]()
     items: list[Level] = []
     for result in group:
-        name, sick = result.job.device.name, _sickness(result)
+        name, sick = result.job.device.name, _sickness(result, metric)
         found = _block_levels(result.repeats, metric.name)
         correct = result.summary(Arm.CANDIDATE).correct
         if sick:
@@ -352,25 +360,28 @@ def _placed_share(result: JobResult, arm: Arm) -> float | None:
     return next((m.value for m in measured if m.metric == "placement.nodes"), None)
 
 
-def _conditions(result: JobResult) -> dict[str, tuple[int, int]]:
-    """How many repeats of the candidate and of the baseline each sickening condition struck."""
+def _conditions(
+    result: JobResult, harmful: frozenset[str] = SICKENING
+) -> dict[str, tuple[int, int]]:
+    """How many repeats of the candidate and of the baseline each harmful condition struck."""
     counts: dict[str, tuple[int, int]] = {}
     for repeat in result.repeats:
-        for condition in SICKENING & set(repeat.conditions):
+        for condition in sorted(harmful & set(repeat.conditions)):
             mine, others = counts.get(condition, (0, 0))
             candidate = repeat.arm is Arm.CANDIDATE
             counts[condition] = (mine + candidate, others + (not candidate))
     return counts
 
 
-def _sickness(result: JobResult) -> str:
-    """Why a device's blocks cannot be used, empty if they can."""
+def _sickness(result: JobResult, metric: Metric) -> str:
+    """Why a device's values of a metric cannot be used, empty if they can."""
     name = result.job.device.name
     if result.error and result.error.family == "workload":
         return _reason(result.error, name)
     if result.unfit:
         return f"{result.unfit} ({name})"
-    for condition, (mine, others) in _conditions(result).items():
+    harmful = SICKENING | (ENERGY_CONDITIONS if metric.family == Measure.ENERGY else frozenset())
+    for condition, (mine, others) in _conditions(result, harmful).items():
         return f"{condition}: {mine + others} of {len(result.repeats)} repeats on {name}"
     return ""
 

@@ -19,6 +19,7 @@ from farm.execution import Step
 from farm.health import Check
 from farm.papers import (
     Document,
+    budget_lines,
     format_bounds,
     format_effect,
     format_interval,
@@ -97,7 +98,8 @@ def progress(title: str) -> Iterator[Report]:
                 tasks[step.device] = bars.add_task("", total=None)
             bars.update(
                 tasks[step.device],
-                description=f"{title}  job {step.job}/{step.jobs} on {step.device}",
+                description=f"{title}  job {step.job}/{step.jobs} on {step.device}"
+                f"  {step.meanwhile}",
                 completed=step.done,
                 total=step.total or None,
                 visible=not step.finished,
@@ -176,7 +178,7 @@ def _show_job_lines(jobs: Iterable[Document]) -> None:
             out.print(safe(f"job {job['job']}: {job['error']['message']}"), soft_wrap=True)
             hint = job["error"]["hint"] or f"its evidence: farm job show {job['job']}"
             out.print(safe(f"  {hint}"), style="dim", soft_wrap=True)
-        for note in job["notes"]:
+        for note in (*budget_lines(job), *job["notes"]):
             out.print(safe(f"note: {job['device']}: {note}"), style="dim")
 
 

@@ -6,18 +6,22 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from farm.campaign import gate
+from farm.campaign import gate, run
 from farm.errors import ConfigError
 from farm.execution import Progress
 from farm.inventory import read_inventory
 from farm.judging import GateVerdict
+from farm.model import DeviceState
 from farm.papers import Document
 from farm.record import Verdict
-from farm.reporting import gate_document
+from farm.reporting import gate_document, run_document
 from farm.request import PathLike
+from farm.store.database import open_store
+from farm.store.rows import find_run
 from farm.suite import read_suite
 
 SUITE = "smoke"
+ENERGY_SUITE = "energy_look"
 PLANTED = {
     "int8_recalibrated": None,
     "int8_ruined": "accuracy",
@@ -87,7 +91,34 @@ def run_demo(
     return tuple(gates)
 
 
-def demo_document(gates: tuple[DemoGate, ...], inventory: PathLike) -> Document:
+def look_at_energy(*, inventory: PathLike, store: PathLike, progress: Progress) -> Document | None:
+    """What an inference of the good model costs on every device with a meter; a `farm.run/1`.
+
+    Its windows are too short to judge by, and marked so. None if no device has a meter.
+
+    Raises:
+        ConfigError: the inventory is wrong.
+    """
+    devices = read_inventory(Path(inventory)).devices
+    metered = [d.name for d in devices if d.meter and d.state is DeviceState.ACTIVE]
+    if not metered:
+        return None
+    made = run(ENERGY_SUITE, inventory=inventory, store=store, devices=metered, progress=progress)
+    with open_store(Path(store), read_only=True) as opened:
+        return run_document(opened, find_run(opened, made.run_id))
+
+
+def energy_told(energy: Document) -> bool:
+    """Whether every device with a meter has an energy with an interval."""
+    return all(
+        any(m["metric"] == "energy.per_inference" and m["lo"] for m in job["measurements"])
+        for job in energy["jobs"]
+    )
+
+
+def demo_document(
+    gates: tuple[DemoGate, ...], energy: Document | None, inventory: PathLike
+) -> Document:
     """The document `farm.demo/1`."""
     devices = read_inventory(Path(inventory)).devices
     return {
@@ -97,6 +128,7 @@ def demo_document(gates: tuple[DemoGate, ...], inventory: PathLike) -> Document:
              "as_expected": g.as_expected}
             for g in gates
         ],
+        "energy": energy["jobs"] if energy else [],
         "devices": [{"device": d.name, "type": d.type, "address": d.address.scheme}
                     for d in devices],
     }  # fmt: skip

@@ -19,18 +19,23 @@ import numpy as np
 
 from farm.analysis.control import control_band
 from farm.charging import note_job, refuse_quarantined
+from farm.energy import meter_name
 from farm.errors import FarmError, LeaseTimeout, PreflightFailed
 from farm.lease import Lease, leased, renew
+from farm.metering import METER_MISMATCH
 from farm.model import Job
 from farm.planning import Plan
 from farm.protocols import Limits
-from farm.record import ErrorRecord, JobResult, Outcome, RunRecord, system_changes
+from farm.record import ErrorRecord, JobResult, Outcome, RunRecord
 from farm.revision import detect_revision
 from farm.runner import run_job
 from farm.store.canaries import OUT_OF_BAND, canary_history
 from farm.store.database import Store
+from farm.store.meters import complaints_of
 from farm.store.rows import last_system
+from farm.store.samples import spool
 from farm.store.writer import append_job, begin_run, extend_plan
+from farm.systems import system_changes
 
 MAX_HOSTS = 64
 """Machines that one controller works with at the same time; each costs it a few threads."""
@@ -46,6 +51,7 @@ class Step:
         device: where.
         done: repeats of this job that are done ...
         total: ... of so many; 0 for a job without repeats.
+        meanwhile: what a meter sees, for people.
         finished: whether this job has ended.
     """
 
@@ -54,6 +60,7 @@ class Step:
     device: str
     done: int = 0
     total: int = 0
+    meanwhile: str = ""
     finished: bool = False
 
 
@@ -163,17 +170,30 @@ def _do(
     progress: Progress,
 ) -> JobResult:
     """One job under its lease, kept before the lease ends."""
+    latest = step
+
+    def repeat_done(done: int, total: int) -> None:
+        nonlocal latest
+        latest = replace(step, done=done, total=total)
+        progress(latest)
+
+    def seen(elapsed_s: float, power_w: float) -> None:
+        progress(replace(latest, meanwhile=f"{elapsed_s:.0f} s, {power_w:.3g} W"))
+
     try:
         with leased(store, job.device, f"job:{run_id}.{ordinal}", wait_s=wait_s) as lease:
             refuse_quarantined(store, job.device)
-            result = run_job(
-                job,
-                limits=Limits(),
-                before_repeat=_renewer(store, lease),
-                repeat_done=lambda done, total: progress(replace(step, done=done, total=total)),
-            )
-            result = _bounded(store, _watched(store, result))
-            append_job(store, run_id, ordinal, result, lease_token=lease.token)
+            with spool(store.folder) as folder:
+                result = run_job(
+                    job,
+                    limits=Limits(),
+                    folder=folder,
+                    before_repeat=_renewer(store, lease),
+                    repeat_done=repeat_done,
+                    seen=seen,
+                )
+                result = _bounded(store, _verified(store, _watched(store, result)))
+                append_job(store, run_id, ordinal, result, lease_token=lease.token)
             note_job(store, result)
     except (LeaseTimeout, PreflightFailed) as error:
         result = _never_started(job, error)
@@ -194,6 +214,22 @@ def _watched(store: Store, result: JobResult) -> JobResult:
             )
             return replace(result, unfit=unfit, notes=(*result.notes, unfit))
     return result
+
+
+def _verified(store: Store, result: JobResult) -> JobResult:
+    """A result whose energies are marked if its meter was found to see something else."""
+    if result.meter is None:
+        return result
+    name = result.job.device.name
+    complaints = complaints_of(store, name, meter_name(result.meter))
+    if not complaints:
+        return result
+    note = f"{METER_MISMATCH}: {complaints[0]}; farm meter verify {name}"
+    repeats = tuple(
+        replace(repeat, conditions=(*repeat.conditions, METER_MISMATCH))
+        for repeat in result.repeats
+    )
+    return replace(result, repeats=repeats, notes=(*result.notes, note))
 
 
 def _bounded(store: Store, result: JobResult) -> JobResult:

@@ -12,7 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from farm.analysis import summary
+from farm.analysis.energy_budget import budget, energy_over_repeats, range_moved
 from farm.errors import Evidence, FarmError, WorkloadError
+from farm.metering import MeterFacts
 from farm.metrics import METRICS, Method
 from farm.model import Arm, ArmModel, Job, Measure, Slot
 from farm.record import (
@@ -48,6 +50,7 @@ class Harvest:
     accelerator: str = ""
     time_basis: TimeBasis = TimeBasis.WALL
     environment: tuple[Fact, ...] = ()
+    meter: MeterFacts | None = None
     notes: tuple[str, ...] = ()
     repeats: list[Repeat] = field(default_factory=list)
     correct: dict[Arm, npt.NDArray[np.bool_]] = field(default_factory=dict)
@@ -108,6 +111,7 @@ def result_of(harvest: Harvest, outcome: Outcome, error: ErrorRecord | None) -> 
         simulated=harvest.simulated,
         time_basis=harvest.time_basis,
         environment=harvest.environment,
+        meter=harvest.meter,
         repeats=tuple(_marked(harvest, repeat) for repeat in harvest.repeats),
         canaries=tuple(harvest.canaries),
         unfit=harvest.unfit,
@@ -117,6 +121,7 @@ def result_of(harvest: Harvest, outcome: Outcome, error: ErrorRecord | None) -> 
             *_untimed(harvest),
             *_disturbance(harvest),
             *_operators(harvest),
+            *_metered(harvest),
             *filter(None, [harvest.unfit]),
         ),
         error=error,
@@ -124,10 +129,15 @@ def result_of(harvest: Harvest, outcome: Outcome, error: ErrorRecord | None) -> 
 
 
 def _marked(harvest: Harvest, repeat: Repeat) -> Repeat:
-    """A repeat with the condition that only the whole job can tell."""
-    if not harvest.disturbed(repeat):
-        return repeat
-    return replace(repeat, conditions=(*repeat.conditions, "disturbed"))
+    """A repeat with the conditions that only the whole job can tell."""
+    told = []
+    if harvest.disturbed(repeat):
+        told.append("disturbed")
+    first = next((r.recording.window for r in harvest.repeats if r.recording), None)
+    mine = repeat.recording.window if repeat.recording else None
+    if first and mine and range_moved(first, mine):
+        told.append("meter_ranges")
+    return replace(repeat, conditions=(*repeat.conditions, *told)) if told else repeat
 
 
 def _untimed(harvest: Harvest) -> tuple[str, ...]:
@@ -148,6 +158,35 @@ def _disturbance(harvest: Harvest) -> tuple[str, ...]:
     )
 
 
+CONDITION_WORDS = {
+    "short_window": "shorter than 10 s or 10 inferences, or than 60 s without a wire: for a look, "
+    "never for a gate",
+    "meter_lost": "more than 0.1 % of the meter's samples are lost",
+    "meter_saturated": "the meter was at full scale",
+    "meter_ranges": "the meter's ranges were used otherwise than before",
+    "meter_stalled": "the meter stopped sending",
+    "meter_edges": "the wire did not show as many windows as there were",
+    "meter_misaligned": "the device's pattern is not in the meter's samples: does it measure this "
+    "device? farm meter verify",
+    "meter_negative": "the meter saw no power: is it connected the right way round?",
+    "battery_term": "the battery gave or took more than 1 % of the energy",
+    "battery_unknown": "the phone does not tell its charge, so nobody knows what its battery gave",
+}
+"""What is wrong with a window's energy, for people, by the code of its condition."""
+
+
+def _metered(harvest: Harvest) -> tuple[str, ...]:
+    """What is wrong with the energies of a job."""
+    repeats = [_marked(harvest, repeat) for repeat in harvest.repeats]
+    counts = Counter(code for repeat in repeats for code in repeat.conditions)
+    total = len(harvest.repeats)
+    return tuple(
+        f"{code}: {counts[code]} of {total} windows: {words}"
+        for code, words in CONDITION_WORDS.items()
+        if counts[code]
+    )
+
+
 def _summarise(harvest: Harvest, arm: ArmModel) -> ArmSummary:
     """One model over the whole job: n counts repeats, or items."""
     found: list[Measurement] = []
@@ -161,13 +200,26 @@ def _summarise(harvest: Harvest, arm: ArmModel) -> ArmSummary:
     for metric in dict.fromkeys(m.metric for repeat in mine for m in repeat.measurements):
         values = [value for repeat in mine if (value := repeat.value(metric)) is not None]
         if len(values) == len(mine):
-            exact = METRICS[metric].method is Method.EXACT
-            over = summary.exact_over_repeats if exact else summary.over_repeats
-            found.append(over(metric, np.array(values)))
+            found.append(_over_repeats(harvest, metric, np.array(values), mine))
     if Measure.MEMORY in harvest.job.measures:
         size = float(arm.artifact.size_bytes)
         found.append(Measurement(metric="size.model_bytes", unit="bytes", value=size))
     return ArmSummary(arm=arm.arm, measurements=tuple(found), correct=correct)
+
+
+def _over_repeats(
+    harvest: Harvest, metric: str, values: npt.NDArray[np.float64], repeats: list[Repeat]
+) -> Measurement:
+    """One metric of one model over its repeats."""
+    if METRICS[metric].method is Method.EXACT:
+        return summary.exact_over_repeats(metric, values)
+    recordings = [repeat.recording for repeat in repeats if repeat.recording]
+    windows = [recording.window for recording in recordings if recording.window]
+    if METRICS[metric].family != Measure.ENERGY or harvest.meter is None or not windows:
+        return summary.over_repeats(metric, values)
+    battery = max(recording.battery for recording in recordings)
+    terms = budget(windows, values, harvest.meter, battery=battery)
+    return energy_over_repeats(metric, values, terms)
 
 
 def _placed(harvest: Harvest, arm: Arm) -> tuple[Measurement, ...]:

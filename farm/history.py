@@ -24,9 +24,10 @@ from farm.analysis.changepoint import Step, find_changes
 from farm.errors import ConfigError
 from farm.metrics import METRICS, Method
 from farm.papers import Document
-from farm.record import Fact, system_changes
+from farm.record import Fact
 from farm.store.database import open_store
 from farm.store.series import FixedPoint, Point, read_fixed, read_points
+from farm.systems import system_changes
 
 MAX_CSV_BYTES = 64 << 20
 

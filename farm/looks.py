@@ -16,7 +16,8 @@ from farm.judging import GateVerdict, conclude, judge
 from farm.metrics import Method
 from farm.model import REPEATED, Arm, Job, Measure
 from farm.policy import Policy
-from farm.record import JobResult, Verdict, system_changes
+from farm.record import JobResult, Verdict
+from farm.systems import system_changes
 
 FRESH = 1_000_000
 """Indices of fresh blocks begin here, apart by look, so that no look takes them for its own."""

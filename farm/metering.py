@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -189,6 +190,100 @@ class Metered:
 
 CHIPS_APART = 4
 """Rest between a mark and the window, in chips."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnergyWindow:
+    """What a meter's samples say of one repeat.
+
+    Attributes:
+        energy_j: of the windows together, what idling would have taken included.
+        inferences: in them.
+        duration_s: of them together.
+        idle_w: mean power while the device rested before and after; None if nobody saw it rest.
+        peak_w: largest mean power of a millisecond in them, or of a sample of a slower meter.
+        method: how they were found: `wire`, `marks` or `clock`.
+        time_error_s: standard error of where they begin and end.
+        alignment: standard uncertainty of the energy from that, a fraction.
+        filter: the same from what a meter makes of its own switching of ranges.
+        samples: in the windows.
+        lost: samples that are missing there.
+        saturated: samples at full scale there.
+        ranges: share of the samples per measuring range; empty for a meter with one.
+        conditions: why it may not be judged, by code; those of `UNUSABLE` make it no figure at all.
+    """
+
+    energy_j: float
+    inferences: int
+    duration_s: float
+    idle_w: float | None
+    peak_w: float
+    method: str
+    time_error_s: float
+    alignment: float
+    filter: float
+    samples: int
+    lost: int
+    saturated: int
+    ranges: tuple[float, ...] = ()
+    conditions: tuple[str, ...] = ()
+
+    @property
+    def per_inference_j(self) -> float:
+        """Energy of one inference."""
+        return self.energy_j / self.inferences
+
+    @property
+    def mean_w(self) -> float:
+        """Mean power in the windows."""
+        return self.energy_j / self.duration_s
+
+    @property
+    def net_per_inference_j(self) -> float | None:
+        """Energy of one inference above idle; None where idling was not seen."""
+        if self.idle_w is None:
+            return None
+        return (self.energy_j - self.idle_w * self.duration_s) / self.inferences
+
+
+UNUSABLE = frozenset({"meter_stalled", "meter_edges", "meter_misaligned", "meter_negative"})
+"""Conditions of a window of which nobody knows where it lies in the samples, or what they mean."""
+
+METER_MISMATCH = "meter_mismatch"
+"""The meter was found to see something else than the device that it is bound to."""
+
+ENERGY_CONDITIONS = UNUSABLE | {
+    METER_MISMATCH, "meter_lost", "meter_saturated", "meter_ranges", "short_window", "battery_term",
+    "battery_unknown",
+}  # fmt: skip
+"""Conditions of a repeat that make its energy unusable in a gate, and nothing else of it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Recording:
+    """The samples of a meter over one window, as a file; a window may not fit into memory.
+
+    Attributes:
+        path: where it lies until the store takes it.
+        sha256: digest of its bytes.
+        samples: how many it has.
+        lost: how many more the meter is known to have lost; they are in no place of it.
+        energy_j: over all of it.
+        preview: least, mean and largest power of equal parts of it in W, shape [parts, 3].
+        spans: what the device did meanwhile.
+        window: what was found in it.
+        battery: standard uncertainty of its energy from a battery in the path, a fraction.
+    """
+
+    path: Path
+    sha256: str
+    samples: int
+    lost: int
+    energy_j: float
+    preview: npt.NDArray[np.float64]
+    spans: tuple[Span, ...] = ()
+    window: EnergyWindow | None = None
+    battery: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -89,6 +89,10 @@ def _described(name: str, unit: str, direction: Direction, doc: str) -> Metric:
     return Metric(name=name, unit=unit, direction=direction, method=Method.NONE, doc=doc)
 
 
+def _energy(name: str, unit: str, doc: str, direction: Direction = Direction.LOWER) -> Metric:
+    return Metric(name=name, unit=unit, direction=direction, method=Method.BLOCKS, doc=doc)
+
+
 # The floors of the tails are the smallest samples that LoadGen's early stopping accepts at 99 %
 # confidence: below them a percentile is a guess, and the farm leaves it out.
 _DECLARED = (
@@ -180,12 +184,31 @@ _DECLARED = (
         Direction.HIGHER,
         "Share of the nodes' time on the accelerator asked for.",
     ),
-    Metric(
-        name="energy.per_inference",
-        unit="J",
-        direction=Direction.LOWER,
-        method=Method.BLOCKS,
-        doc="Energy of one inference above idle, one value per repeat.",
+    _energy(
+        "energy.per_inference",
+        "J",
+        "Energy of one inference as the meter sees it: what idling would have taken is part of it.",
+    ),
+    _energy(
+        "energy.net_per_inference",
+        "J",
+        "Energy of one inference above idle with the model loaded.",
+    ),
+    _energy("energy.per_correct", "J", "Energy of one inference over the share of right answers."),
+    _energy("energy.mean_power", "W", "Mean power while inferences run back to back."),
+    _energy("energy.peak_power", "W", "Largest power of a millisecond meanwhile."),
+    _energy("energy.idle_power", "W", "Mean power with the model loaded, before and after."),
+    _energy(
+        "energy.inferences_per_joule",
+        "1/J",
+        "Inferences that one joule pays for.",
+        Direction.HIGHER,
+    ),
+    _energy(
+        "energy.battery_life",
+        "h",
+        "How long the declared battery lasts at the declared rate of inferences; an estimate.",
+        Direction.HIGHER,
     ),
     _exact("size.model_bytes", "bytes", Direction.LOWER, "Size of the model file."),
     _exact("size.image_bytes", "bytes", Direction.LOWER, "Model image as it lies in a slot."),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 from xml.etree import ElementTree as ET
 
@@ -55,6 +56,26 @@ def format_interval(measurement: Document) -> str:
     return f"{lo} .. {hi}"
 
 
+def budget_lines(job: Document) -> tuple[str, ...]:
+    """What the uncertainty of a job's energy consists of, and what it means; a line each."""
+    lines = []
+    for m in job["measurements"]:
+        if m["metric"] != "energy.per_inference" or not m.get("budget"):
+            continue
+        told = [t for t in m["budget"] if t["standard_pct"] >= LEAST_PCT]
+        terms = ", ".join(f"{t['term']} {t['standard_pct']:.2g} %" for t in told)
+        lines.append(f"standard uncertainties of {m['metric']}: {terms}")
+        if m["comparable_lo"] is not None:
+            ends = (format_value(m[f"comparable_{end}"], m["unit"]) for end in ("lo", "hi"))
+            lines.append(
+                f"{m['metric']} against another model on this unit and meter: {' .. '.join(ends)}"
+            )
+    return tuple(lines)
+
+
+LEAST_PCT = 0.001
+"""A term below that is no news."""
+
 COUNTED = ("instructions", "cycles")
 """Units of counts, of which every digit is meant."""
 
@@ -64,6 +85,9 @@ def format_value(value: float | None, unit: str) -> str:
     if value is None:
         return "-"
     steps = {"ns": (1000, ("ns", "us", "ms", "s")), "bytes": (1024, ("B", "KiB", "MiB", "GiB"))}
+    if unit in ("J", "W") and value:
+        power = max(-3, min(0, math.floor(math.log10(abs(value)) / 3)))
+        return f"{value / 1000.0**power:.4g} {('', 'm', 'u', 'n')[-power]}{unit}"
     if unit in steps:
         factor, names = steps[unit]
         index = 0
@@ -139,6 +163,7 @@ def _run_markdown(document: Document) -> str:
         "| device | model | metric | value | interval | n |",
         "|---|---|---|---:|---|---:|",
     ]
+    notes: list[str] = []
     for job in document["jobs"]:
         device = _cell_text(_badged(job, "device"))
         model = _cell_text(job["model"]["name"])
@@ -147,9 +172,11 @@ def _run_markdown(document: Document) -> str:
             lines.append(
                 f"| {device} | {model} | {m['metric']} | {value} | {interval} | {m['n']} |"
             )
+        notes += [f"\n- {device}: {_cell_text(line)}" for line in budget_lines(job)]
         if job["error"]:
             message = _cell_text(job["error"]["message"])
             lines.append(f"| {device} | {model} | **{job['outcome']}** | {message} | | |")
+    lines += notes
     for skip in document["skips"]:
         device, what, reason = (_cell_text(skip[key]) for key in ("device", "what", "reason"))
         lines.append(f"\n- {device}: {what} skipped: {reason}")

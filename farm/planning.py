@@ -5,8 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from farm.model import Arm, ArmModel, Canary, Candidate, Device, DeviceState, Job, Measure, Workload
+from farm.connection import Connection, Virtual
+from farm.model import (
+    Arm,
+    ArmModel,
+    Canary,
+    Candidate,
+    Device,
+    DeviceState,
+    Job,
+    Measure,
+    Scenario,
+    Workload,
+)
 from farm.plugins import find_connection, find_runtime
+from farm.protocols import Runtime
 from farm.record import Skip, TimeBasis
 from farm.suite import Suite
 
@@ -48,7 +61,7 @@ def make_plan(
         if device.state is not DeviceState.ACTIVE:
             skips.append(Skip(device=device.name, what="device", reason=f"in {device.state}"))
             continue
-        measures, missing = _measures(suite, workload)
+        measures, missing = _measures(suite, workload, device)
         skips += [Skip(device=device.name, what=what, reason=reason) for what, reason in missing]
         for runtime in (suite.runtimes or (device.runtime,)) if measures else ():
             for made in _jobs(suite, device, workload, models, runtime, measures, rounds):
@@ -60,10 +73,12 @@ def make_plan(
 
 
 def _measures(
-    suite: Suite, workload: Workload
+    suite: Suite, workload: Workload, device: Device
 ) -> tuple[tuple[Measure, ...], tuple[tuple[str, str], ...]]:
-    """What the workload lets the suite measure, and what it does not."""
-    missing = {Measure.ENERGY: "no meter is attached: this version drives none"}
+    """What workload and device let the suite measure, and what they do not."""
+    missing: dict[Measure, str] = {}
+    if device.meter is None:
+        missing[Measure.ENERGY] = "no meter is bound to it: docs/power.md"
     if not (workload.labels or workload.golden):
         missing[Measure.ACCURACY] = (
             "no labels: put a workload.yaml with 'inputs: inputs.npz', 'labels: labels.npy' and "
@@ -72,6 +87,30 @@ def _measures(
     left = tuple(measure for measure in suite.measures if measure not in missing)
     skipped = tuple((str(m), missing[m]) for m in suite.measures if m in missing)
     return left, skipped
+
+
+def _refused(
+    kind: type[Runtime], road: type[Connection] | type[Virtual], name: str, scenario: Scenario
+) -> str:
+    """Why a runtime can do nothing on such a device, empty if it can."""
+    if not kind.fits(road):
+        return f"{name} does not run on the platform {road.platform}"
+    if road.simulated and name != road.runtime:
+        return f"{name} would measure the controller: this device is simulated"
+    if scenario not in kind.scenarios:
+        return f"{name} cannot produce {scenario}"
+    return ""
+
+
+def _impossible(kind: type[Runtime], road: type[Connection] | type[Virtual]) -> dict[Measure, str]:
+    """What a runtime cannot tell on such a device, and why."""
+    found: dict[Measure, str] = {}
+    if road.time_basis == TimeBasis.ICOUNT:
+        reason = "an emulator counts instructions there, and they are no measure of time"
+        found |= dict.fromkeys(TIMES, reason)
+    if not kind.meterable:
+        found[Measure.ENERGY] = "its runtime does not tell when inferences run"
+    return found
 
 
 def _jobs(
@@ -85,16 +124,7 @@ def _jobs(
 ) -> Iterator[Job | Skip]:
     kind = find_runtime(runtime)
     road = find_connection(device.address.scheme)
-    if not kind.fits(road):
-        reason = f"{runtime} does not run on the platform {road.platform}"
-        yield Skip(device=device.name, what=runtime, reason=reason)
-        return
-    if road.simulated and runtime != road.runtime:
-        reason = f"{runtime} would measure the controller: this device is simulated"
-        yield Skip(device=device.name, what=runtime, reason=reason)
-        return
-    if suite.load.scenario not in kind.scenarios:
-        reason = f"{runtime} cannot produce {suite.load.scenario}"
+    if reason := _refused(kind, road, runtime, suite.load.scenario):
         yield Skip(device=device.name, what=runtime, reason=reason)
         return
     arms: list[ArmModel] = []
@@ -105,12 +135,14 @@ def _jobs(
             yield Skip(device=device.name, what=runtime, reason=reason)
             return
         arms.append(ArmModel(arm=arm, name=candidate.name, artifact=artifact))
-    if road.time_basis == TimeBasis.ICOUNT and TIMES & set(measures):
-        reason = "an emulator counts instructions there, and they are no measure of time"
-        for measure in measures:
-            if measure in TIMES:
-                yield Skip(device=device.name, what=measure, reason=reason)
-        measures = tuple(measure for measure in measures if measure not in TIMES)
+    impossible = _impossible(kind, road)
+    for measure in measures:
+        if measure in impossible:
+            yield Skip(device=device.name, what=measure, reason=impossible[measure])
+    measures = tuple(measure for measure in measures if measure not in impossible)
+    if Measure.ENERGY in measures and road.simulated:
+        # Beside a meter it lives in real time: it waits rather than computes, and disturbs nobody.
+        device = replace(device, host=device.name)
     for accelerator in suite.accelerators if measures else ():
         yield Job(
             workload=workload,

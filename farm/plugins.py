@@ -17,7 +17,7 @@ from typing import Any
 from farm.connection import Connection, Virtual
 from farm.errors import ConfigError, nearest_hint
 from farm.model import Device
-from farm.protocols import Meter, Platform, Power, Runtime, VirtualMeter
+from farm.protocols import Meter, Platform, Power, RecordingFile, Runtime, VirtualMeter
 
 CONNECTIONS = ("farm.transports", "farm.lines")
 
@@ -123,6 +123,22 @@ def open_meter(device: Device, connection: Connection) -> Meter:
     scheme = device.meter.scheme if device.meter else ""
     kind: type[Meter] = _load((METERS,), scheme, "meter")
     return kind(device, connection)
+
+
+def open_recording(path: Path, *, volts: float | None, sync: str) -> RecordingFile:
+    """Open a recording that another program made, by the ending of its name.
+
+    Args:
+        path: of the file.
+        volts: the voltage, where the file has currents only.
+        sync: the logic input to follow, empty for none.
+
+    Raises:
+        ConfigError: no such kind of file, what reads it is not installed, or it is broken.
+    """
+    opener = _load(("farm.recordings",), path.suffix.removeprefix(".").lower(), "kind of recording")
+    opened: RecordingFile = opener(path, volts=volts, sync=sync)
+    return opened
 
 
 def runtimes_for(

@@ -7,6 +7,7 @@ A driver is one class, registered under an entry point (`farm.platforms`, `farm.
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
@@ -74,6 +75,14 @@ class Meter(Protocol):
             ConfigError: something is wrong.
         """
 
+    @classmethod
+    def release(cls, device: Device) -> bool:
+        """Let go of what holds the meter between jobs; whether anything did.
+
+        A meter that feeds the device stops feeding it.
+        """
+        return False
+
     @abstractmethod
     def __init__(self, device: Device, connection: Connection) -> None: ...
 
@@ -127,12 +136,40 @@ class VirtualMeter(Protocol):
         """As in `Meter`."""
 
     @classmethod
+    def release(cls, device: Device) -> bool:
+        """As in `Meter`."""
+        return False
+
+    @classmethod
     @abstractmethod
     def start(cls, device: Device) -> Address:
         """Switch it on, once per process; the address where the production meter finds it.
 
         Raises:
             InfraError: it cannot be switched on.
+        """
+
+
+class RecordingFile(Protocol):
+    """A recording of a meter that another program made."""
+
+    @property
+    def model(self) -> str:
+        """What made it."""
+
+    @property
+    def rate_hz(self) -> float:
+        """Samples per second."""
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The logic inputs that it has."""
+
+    def chunks(self) -> Iterator[Chunk]:
+        """Its samples, in order; times begin with the recording.
+
+        Raises:
+            ConfigError: the file is broken; with the place.
         """
 
 

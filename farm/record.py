@@ -5,7 +5,6 @@ Raw samples come first; every statistic is derived from them and can be derived 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -14,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from farm.errors import Evidence, FarmError
-from farm.metering import ClockDomain, Span, Term
+from farm.metering import ClockDomain, MeterFacts, Recording, Span, Term
 from farm.model import Arm, Job
 
 Samples = npt.NDArray[np.int64] | npt.NDArray[np.float64]
@@ -64,32 +63,6 @@ class Fact:
 
     name: str
     value: str
-
-
-SYSTEM_FACTS = (
-    "fingerprint", "os", "kernel", "libc", "onnxruntime", "python", "governor",
-    "fixed_performance", "power_model", "firmware", "toolchain", "cflags", "codegen",
-    "meter", "meter_firmware", "meter_calibration", "meter_voltage",
-)  # fmt: skip
-"""Facts whose change may move the level of every model: an update, or a setting of the device.
-
-Frequency limits are none of them: heat and weak batteries lower them, which is what canaries see.
-"""
-
-
-def system_of(environment: Iterable[Fact]) -> tuple[Fact, ...]:
-    """The system of a device: what of its environment moves every model when it changes."""
-    return tuple(fact for fact in environment if fact.name in SYSTEM_FACTS)
-
-
-def system_changes(before: Iterable[Fact], after: Iterable[Fact]) -> tuple[str, ...]:
-    """How two systems differ, `os: A -> B` each; what one of them does not tell is no change."""
-    was = {fact.name: fact.value for fact in system_of(before)}
-    return tuple(
-        f"{fact.name}: {was[fact.name]} -> {fact.value}"
-        for fact in system_of(after)
-        if was.get(fact.name, fact.value) != fact.value
-    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -249,6 +222,7 @@ class Repeat:
         readings: what the platform sampled before and after.
         facts: circumstances of this window.
         pace_ns: as in `Measured`.
+        recording: what a meter saw of it, None without one.
     """
 
     arm: Arm
@@ -261,6 +235,7 @@ class Repeat:
     readings: tuple[Reading, ...] = ()
     facts: tuple[Fact, ...] = ()
     pace_ns: float | None = None
+    recording: Recording | None = None
 
     def value(self, metric: str) -> float | None:
         """This repeat's value of a metric, None if it has none."""
@@ -334,6 +309,7 @@ class JobResult:
             `governor_changed`, `system_changed`; empty if it may.
         arms: summaries per model.
         notes: lines for people, such as why accuracy was skipped.
+        meter: what measured its energy, None if nothing did.
         error: why it did not complete.
     """
 
@@ -351,6 +327,7 @@ class JobResult:
     unfit: str = ""
     arms: tuple[ArmSummary, ...] = ()
     notes: tuple[str, ...] = ()
+    meter: MeterFacts | None = None
     error: ErrorRecord | None = None
 
     def summary(self, arm: Arm) -> ArmSummary:

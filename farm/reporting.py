@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
+from farm.analysis.energy_budget import comparable_interval
 from farm.analysis.noise import detectable
 from farm.cells import Cell
 from farm.errors import ConfigError, nearest_hint
@@ -19,7 +20,7 @@ from farm.papers import Document, as_junit, as_markdown
 from farm.planning import Plan
 from farm.policy import Waiver
 from farm.prospects import Prospect
-from farm.record import Skip
+from farm.record import Measurement, Skip
 from farm.store.database import Store, open_store
 from farm.store.noise import StoredNoise
 from farm.store.rows import StoredJob, StoredRun, find_run, read_jobs, read_verdict
@@ -194,20 +195,26 @@ def _job_entries(job: StoredJob) -> list[Document]:
             "environment": {fact.name: fact.value for fact in job.environment},
             "notes": list(job.notes),
             "error": error and {"code": error.code, "message": error.message, "hint": error.hint},
-            "measurements": [
-                {
-                    "metric": m.metric,
-                    "unit": m.unit,
-                    "value": m.value,
-                    "lo": m.lo,
-                    "hi": m.hi,
-                    "n": m.n,
-                }
-                for m in model.measurements
-            ],
+            "measurements": [_measurement_entry(m) for m in model.measurements],
         }
         for model in job.models
     ]
+
+
+def _measurement_entry(m: Measurement) -> Document:
+    """One statistic; where a budget stands behind its interval, that too, and what compares."""
+    entry = {"metric": m.metric, "unit": m.unit, "value": m.value, "lo": m.lo, "hi": m.hi, "n": m.n}
+    if not m.budget:
+        return entry
+    compares = comparable_interval(m)
+    return entry | {
+        "budget": [
+            {"term": t.name, "standard_pct": 100 * t.relative, "cancels": t.cancels}
+            for t in m.budget
+        ],
+        "comparable_lo": compares[0] if compares else None,
+        "comparable_hi": compares[1] if compares else None,
+    }
 
 
 def _cell_entry(cell: Cell) -> Document:

@@ -7,11 +7,13 @@ import traceback
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from farm.analysis import scoring, summary
+from farm.energy import Metering, figures, meter_facts, metering
 from farm.errors import (
     CommandTimeout,
     DeviceError,
@@ -27,17 +29,10 @@ from farm.metrics import METRICS, Method
 from farm.model import REPEATED, Arm, ArmModel, Artifact, Job, Measure, Slot
 from farm.plugins import find_power, find_runtime
 from farm.protocols import Deployment, Limits, Power, Runtime
-from farm.record import (
-    Fact,
-    JobResult,
-    Measured,
-    Measurement,
-    Outcome,
-    Reading,
-    Repeat,
-    system_changes,
-)
+from farm.record import Fact, JobResult, Measured, Measurement, Outcome, Reading, Repeat
+from farm.recorder import Seen
 from farm.session import Session, open_session
+from farm.systems import system_changes
 
 RETRIES: dict[type[FarmError], int] = {InfraError: 2, DeviceError: 2, RuntimeCrashed: 1}
 """How often a job is taken up again, by family; only transient kinds are.
@@ -56,16 +51,20 @@ def run_job(
     job: Job,
     *,
     limits: Limits,
+    folder: Path,
     before_repeat: Callable[[], None] = lambda: None,
     repeat_done: RepeatDone = lambda done, total: None,
+    seen: Seen = lambda elapsed_s, power_w: None,
 ) -> JobResult:
     """Do a job; an error that is not the farm's own bookkeeping becomes part of the result.
 
     Args:
         job: what to do.
         limits: what the device must satisfy.
+        folder: where meters' samples may lie until the result is kept, on the disk of the store.
         before_repeat: called before each repeat; the lease is renewed there.
         repeat_done: called after each repeat.
+        seen: hears what a meter sees meanwhile.
 
     Raises:
         LeaseError: the device is no longer ours; nothing may be kept.
@@ -74,8 +73,11 @@ def run_job(
     while True:
         harvest.attempts += 1
         try:
-            with open_session(job.device, limits) as session:
-                _measure(session, harvest, before_repeat, repeat_done)
+            with (
+                open_session(job.device, limits) as session,
+                metering(job, session.connection, folder, seen) as meter,
+            ):
+                _measure(session, meter, harvest, before_repeat, repeat_done)
             return result_of(harvest, Outcome.COMPLETED, None)
         except LeaseError:
             raise
@@ -104,6 +106,7 @@ def _retries(error: FarmError) -> int:
 
 def _measure(
     session: Session,
+    meter: Metering | None,
     harvest: Harvest,
     before_repeat: Callable[[], None],
     repeat_done: RepeatDone,
@@ -111,13 +114,7 @@ def _measure(
     """Everything that a job asks for, from where an earlier session left off."""
     job = harvest.job
     runtime = find_runtime(job.runtime)(session.connection)
-    harvest.simulated = session.simulated
-    environment = (*session.environment, *runtime.facts())
-    if changes := system_changes(harvest.environment, environment):  # since an earlier session
-        harvest.unfit = harvest.unfit or f"system_changed: {', '.join(changes)}"
-    harvest.environment = environment
-    harvest.notes += session.notes
-    harvest.ran.clear()
+    _begin(session, meter, runtime, harvest)
     deployed = {arm.arm: _deploy(runtime, harvest, arm) for arm in job.arms}
     try:
         if Measure.ACCURACY in job.measures:
@@ -135,7 +132,7 @@ def _measure(
             harvest.canaries += watch(0)
             while slot := harvest.next_slot():
                 before_repeat()
-                harvest.repeats.append(_repeat(session, harvest, slot, deployed[slot.arm]))
+                harvest.repeats.append(_repeat(session, meter, harvest, slot, deployed[slot.arm]))
                 repeat_done(len(harvest.repeats), total)
                 harvest.drop_disturbed_block()
             harvest.canaries += watch(1)
@@ -145,6 +142,20 @@ def _measure(
     finally:
         for deployment in deployed.values():
             deployment.remove()
+
+
+def _begin(session: Session, meter: Metering | None, runtime: Runtime, harvest: Harvest) -> None:
+    """Note the circumstances of a session, and whether they are those of the one before."""
+    environment = (*session.environment, *runtime.facts())
+    if meter:
+        harvest.meter = meter.facts
+        environment += meter_facts(meter.facts)
+    if changes := system_changes(harvest.environment, environment):  # since an earlier session
+        harvest.unfit = harvest.unfit or f"system_changed: {', '.join(changes)}"
+    harvest.environment = environment
+    harvest.simulated = session.simulated
+    harvest.notes += session.notes
+    harvest.ran.clear()
 
 
 def _deploy(runtime: Runtime, harvest: Harvest, arm: ArmModel) -> Deployment:
@@ -194,19 +205,29 @@ def _power(session: Session) -> Power | None:
     return find_power(name)(device) if name else None
 
 
-def _repeat(session: Session, harvest: Harvest, slot: Slot, deployment: Deployment) -> Repeat:
+def _repeat(
+    session: Session,
+    meter: Metering | None,
+    harvest: Harvest,
+    slot: Slot,
+    deployment: Deployment,
+) -> Repeat:
     harvest.at_work = slot.arm
-    started = datetime.now(UTC)
+    started, load, quiet = datetime.now(UTC), harvest.job.load, harvest.quiet_pace_ns
     before = session.platform.sample()
     session.watch.readings()  # what came between two repeats belongs to none
-    measured = deployment.measure(harvest.job.load, quiet_pace_ns=harvest.quiet_pace_ns)
+    recording = window = None
+    if meter:
+        measured, recording, window = meter.measure(deployment, load, quiet_pace_ns=quiet)
+    else:
+        measured = deployment.measure(load, quiet_pace_ns=quiet)
     during = session.watch.readings()
     harvest.note_pace(measured.pace_ns)
     after = session.platform.sample()
     harvest.accelerator = measured.accelerator
     harvest.time_basis = measured.time_basis
     harvest.ran.add(slot.arm)
-    return Repeat(
+    repeat = Repeat(
         arm=slot.arm,
         block=slot.block,
         position=slot.position,
@@ -217,6 +238,19 @@ def _repeat(session: Session, harvest: Harvest, slot: Slot, deployment: Deployme
         readings=before + during + after,
         facts=measured.facts,
         pace_ns=measured.pace_ns,
+    )
+    if not (meter and recording and window):
+        return repeat
+    correct = harvest.correct.get(slot.arm)
+    found = figures(
+        window, recording, meter.facts, harvest.job.device, before=before, after=after,
+        share_correct=None if correct is None else float(correct.mean()),
+    )  # fmt: skip
+    return replace(
+        repeat,
+        conditions=(*repeat.conditions, *found.conditions),
+        measurements=(*repeat.measurements, *found.measurements),
+        recording=replace(recording, window=found.window, battery=found.battery),
     )
 
 

@@ -19,7 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from farm.analysis.changepoint import CONFIDENCE_Z, MIN_EFFECT, Step
-from farm.record import Fact, system_changes
+from farm.record import Fact
+from farm.systems import system_changes
 
 Floats = npt.NDArray[np.float64]
 

@@ -7,10 +7,11 @@ from collections.abc import Iterable
 import sqlalchemy as sa
 
 from farm.model import Arm, Job
-from farm.record import Fact, system_changes
+from farm.record import Fact
 from farm.store import schema
 from farm.store.database import Store
 from farm.store.rows import facts_of
+from farm.systems import system_changes
 
 MAX_VALUES = 200
 

@@ -15,7 +15,7 @@ from farm.errors import SchemaMismatch, StoreUnavailable
 
 DATABASE_NAME = "farm.sqlite"
 MIGRATIONS = Path(__file__).parent / "migrations"
-HEAD = "0005"
+HEAD = "0006"
 """The schema revision that this version of the farm writes; a test compares it with Alembic's."""
 
 BUSY_TIMEOUT_S = 10.0

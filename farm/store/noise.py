@@ -7,11 +7,11 @@ from datetime import UTC, datetime
 
 import sqlalchemy as sa
 
-from farm.record import system_changes
 from farm.store import schema
 from farm.store.database import Store
 from farm.store.rows import facts_of, last_system
 from farm.store.writer import iso
+from farm.systems import system_changes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,10 +9,12 @@ from typing import Any
 import sqlalchemy as sa
 
 from farm.errors import ConfigError, Evidence, nearest_hint
+from farm.metering import Term
 from farm.model import Arm
-from farm.record import ErrorRecord, Fact, Measurement, Skip, system_of
+from farm.record import ErrorRecord, Fact, Measurement, Skip
 from farm.store import schema
 from farm.store.database import Store
+from farm.systems import system_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -202,8 +204,10 @@ def _read_jobs(store: Store, condition: sa.ColumnElement[bool]) -> tuple[StoredJ
         ).mappings()
         by_arm: dict[tuple[int, str], list[Measurement]] = {}
         for row in measured:
+            told = {key: row[key] for key in Measurement.__dataclass_fields__}
+            terms = tuple(Term(**term) for term in told.pop("budget") or ())
             by_arm.setdefault((row["job_id"], row["arm"]), []).append(
-                Measurement(**{key: row[key] for key in Measurement.__dataclass_fields__})
+                Measurement(**told, budget=terms)
             )
         stored: dict[int, list[StoredModel]] = {}
         for row in models:

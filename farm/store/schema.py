@@ -107,7 +107,32 @@ measurement = Table(
     Column("lo", Float),
     Column("hi", Float),
     Column("n", Integer, nullable=False),
+    Column("budget", JSON),  # null where the interval is of repeats alone
     Index("measurement_by_job", "job_id", "metric"),
+)
+
+recording = Table(
+    "recording",
+    metadata,
+    Column("repeat_id", ForeignKey("repeat.id"), primary_key=True),
+    Column("sha256", String, nullable=False),
+    Column("samples", Integer, nullable=False),
+    Column("lost", Integer, nullable=False),
+    Column("meter", JSON, nullable=False),
+    Column("window", JSON, nullable=False),  # what was found in it
+    Column("spans", JSON, nullable=False),  # kind, start and end in ns, inferences
+    Column("preview", JSON, nullable=False),  # least, mean and largest power of equal parts
+)
+
+meter_check = Table(
+    "meter_check",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("device", String, nullable=False),
+    Column("meter", String, nullable=False),
+    Column("complaints", JSON, nullable=False),
+    Column("checked", String, nullable=False),
+    Index("meter_check_by_device", "device", "meter"),
 )
 
 verdict = Table(

@@ -10,10 +10,11 @@ from typing import Any
 import sqlalchemy as sa
 
 from farm.model import Arm
-from farm.record import Fact, Purpose, system_of
+from farm.record import Fact, Purpose
 from farm.store import schema
 from farm.store.database import Store
 from farm.store.rows import facts_of
+from farm.systems import system_of
 
 MAIN_LINE = (Purpose.NIGHTLY, Purpose.RELEASE)
 MAX_POINTS = 200_000

@@ -45,20 +45,38 @@ def write_traces(folder: Path, result: JobResult) -> str:
     part = folder / "traces" / f"{os.getpid()}-{os.urandom(4).hex()}.part"
     try:
         pq.write_table(table, part, compression="zstd")
-        digest = _sync_and_hash(part)
-        target = trace_path(folder, digest)
-        target.parent.mkdir(exist_ok=True)
-        part.rename(target)
+        digest = sync_and_hash(part)
+        keep_file(folder, part, digest)
     except (OSError, pa.ArrowException) as error:
         part.unlink(missing_ok=True)
-        raise StoreUnavailable(
-            f"cannot keep raw samples in {str(folder)!r}: {getattr(error, 'strerror', error)}",
-            hint="make room on the disk, then run the same command again",
-        ) from error
+        raise no_room(folder, error) from error
     return digest
 
 
-def _sync_and_hash(path: Path) -> str:
+def keep_file(folder: Path, part: Path, sha256: str) -> None:
+    """Give a whole file on the store's disk its name.
+
+    Raises:
+        StoreUnavailable: the folder cannot be written.
+    """
+    target = trace_path(folder, sha256)
+    try:
+        target.parent.mkdir(exist_ok=True)
+        part.rename(target)
+    except OSError as error:
+        raise no_room(folder, error) from error
+
+
+def no_room(folder: Path, error: Exception) -> StoreUnavailable:
+    """What is said when samples cannot be kept."""
+    return StoreUnavailable(
+        f"cannot keep raw samples in {str(folder)!r}: {getattr(error, 'strerror', None) or error}",
+        hint="make room on the disk, then run the same command again",
+    )
+
+
+def sync_and_hash(path: Path) -> str:
+    """The digest of a file that is on the disk now."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -9,10 +9,11 @@ from importlib.metadata import version
 import sqlalchemy as sa
 
 from farm.errors import LeaseLost
+from farm.metering import MeterFacts, Recording
 from farm.record import JobResult, Measurement, Repeat, RunRecord, Verdict
 from farm.store import schema
 from farm.store.database import Store
-from farm.store.traces import write_traces
+from farm.store.traces import keep_file, write_traces
 
 
 def begin_run(store: Store, record: RunRecord) -> None:
@@ -68,6 +69,9 @@ def append_job(
         StoreUnavailable: it cannot be written.
     """
     digest = write_traces(store.folder, result)
+    for repeat in result.repeats:
+        if repeat.recording:
+            keep_file(store.folder, repeat.recording.path, repeat.recording.sha256)
     with store.transaction() as connection:
         _check_token(connection, result.job.device.name, lease_token)
         job_id = _insert(
@@ -97,6 +101,9 @@ def append_job(
                 _measurement_row(job_id, repeat_id, repeat.arm, measurement)
                 for measurement in repeat.measurements
             ]
+            if repeat.recording and result.meter:
+                row = _recording_row(repeat_id, repeat.recording, result.meter)
+                connection.execute(schema.recording.insert().values(**row))
         if rows:
             connection.execute(schema.measurement.insert(), rows)
     return job_id
@@ -217,4 +224,19 @@ def _measurement_row(
         "lo": measurement.lo,
         "hi": measurement.hi,
         "n": measurement.n,
+        "budget": [asdict(term) for term in measurement.budget] or None,
+    }
+
+
+def _recording_row(repeat_id: int, recording: Recording, meter: MeterFacts) -> dict[str, object]:
+    spans = recording.spans
+    return {
+        "repeat_id": repeat_id,
+        "sha256": recording.sha256,
+        "samples": recording.samples,
+        "lost": recording.lost,
+        "meter": asdict(meter),
+        "window": asdict(recording.window) if recording.window else {},
+        "spans": [[span.kind, span.start_ns, span.end_ns, span.inferences] for span in spans],
+        "preview": [[round(float(watts), 9) for watts in part] for part in recording.preview],
     }

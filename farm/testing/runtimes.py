@@ -30,6 +30,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import ClassVar
 
@@ -38,6 +39,7 @@ import pytest
 
 from farm.connection import Transport
 from farm.errors import UnsupportedModel, WorkloadError, WrongAccelerator
+from farm.metering import Metered, SpanKind
 from farm.metrics import COLDSTART, METRICS
 from farm.model import Artifact, Load, Scenario, Workload
 from farm.protocols import Deployment, Runtime
@@ -122,6 +124,25 @@ class RuntimeContract:
     ) -> None:
         """A moment, and then it is measured all the same."""
         _check_measured(deployment.measure(QUICK, quiet_pace_ns=1.0))
+
+    @pytest.mark.parametrize("chip_s", [0.0, 0.02], ids=["plain", "marked"])
+    def test_beside_a_meter_it_tells_what_it_does_and_when(
+        self, deployment: Deployment, chip_s: float
+    ) -> None:
+        """Rest, work, rest, in the order of time; the windows have every inference."""
+        if not self.kind.meterable:
+            pytest.skip("it does not tell when its inferences run")
+        measured = deployment.measure(QUICK, metered=Metered(idle_s=0.05, chip_s=chip_s))
+        _check_measured(measured)
+        kinds = [span.kind for span in measured.spans]
+        assert [kinds[0], kinds[-1]] == [SpanKind.IDLE, SpanKind.IDLE]
+        assert kinds.count(SpanKind.MARK) == (2 if chip_s else 0)
+        windows = [span for span in measured.spans if span.kind is SpanKind.WINDOW]
+        assert sum(span.inferences for span in windows) >= QUICK.min_queries
+        for latency in (trace for trace in measured.traces if trace.name == "latency"):
+            assert sum(span.inferences for span in windows) == len(latency.values)
+        for before, after in pairwise(measured.spans):
+            assert before.start_ns < before.end_ns <= after.start_ns
 
     def test_compiling_takes_time_once(
         self, runtime: Runtime, model: Artifact, workload: Workload

@@ -26,9 +26,10 @@ from farm.looks import SystemMoved, decide
 from farm.metrics import METRICS
 from farm.model import PAIR, Address, ArmModel, Artifact, Device, Job, Load, Measure, Workload
 from farm.policy import Policy
-from farm.record import Fact, JobResult, Measurement, Outcome, Repeat, system_changes, system_of
+from farm.record import Fact, JobResult, Measurement, Outcome, Repeat
 from farm.rules import Rule
 from farm.store.series import FixedPoint
+from farm.systems import system_changes, system_of
 from farm.tracking import update
 from farm.triage import analyse
 

@@ -294,10 +294,13 @@ def test_a_weighted_margin_needs_shares_that_add_up(coverage, good, tmp_path):
     ("line", "complaint"),
     [
         ("margin: 3 %, meter: ppk2", ""),
-        ("margin: 1 %, meter: ppk2", "below what a ppk2 can tell, 2 %"),
+        ("margin: 1 %, meter: ppk2", "below what a ppk2 can tell on one unit, 2 %"),
         ("margin: 1 %, meter: js220", ""),
+        ("margin: 3 %, meter: js220, across_units: true", ""),
+        ("margin: 3 %, meter: ppk2, across_units: true", "can tell between units, 15 %"),
+        ("margin: 9 %, meter: gauge, across_units: true", "no margin between units"),
         ("at_most: 2 mJ, meter: gauge", ""),
-        ("margin: 5 %", "'meter' is missing"),
+        ("margin: 5 %", ""),  # held against the meters of the devices, when those are known
         ("margin: 5 %, meter: ppk3", "unknown meter 'ppk3'"),
     ],
 )

@@ -105,7 +105,8 @@ def test_every_installed_suite_is_found_by_its_name_and_can_be_read():
     for name, path in installed.items():
         assert read_suite(name).path == path
         suite = read_suite(name)
-        only_shows = suite.measures == (Measure.PLACEMENT,)  # nothing of it can be judged
+        # Nothing of placement can be judged, and a look at energy is too short for that.
+        only_shows = suite.measures == (Measure.PLACEMENT,) or name == "energy_look"
         assert suite.policy_path.is_file() is not only_shows
 
 
