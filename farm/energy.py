@@ -34,12 +34,14 @@ from farm.store.samples import read_samples
 IDLE_SHARE, MIN_IDLE_S, MAX_IDLE_S = 0.25, 0.5, 10.0
 """A device rests for this share of its window before and after each; five windows of 10 s so have
 12 s of either."""
-CHIP_SAMPLES, MIN_CHIP_S, MAX_CHIP_S = 25, 0.05, 0.5
+CHIP_SAMPLES, MIN_CHIP_S, MAX_CHIP_S = 25, 0.05, 1.0
 """An element of the mark lasts for so many samples of the meter, within bounds."""
 EXCHANGES = 8
 EXCHANGE_S = 10.0
 COARSE_NS = 10**9
 """What a clock is worth that tells whole seconds only."""
+UNKNOWN_NS = 10**10
+"""By how much a clock is taken to be off that nobody could ask."""
 MAX_BATTERY = 0.01
 """A battery in the path may have given or taken so much of the energy, not more."""
 MIN_BATTERY = 0.005
@@ -99,12 +101,16 @@ class Metering:
 
     def _how(self, load: Load) -> Metered:
         wire = self._device.wired
-        chip_s = min(MAX_CHIP_S, max(MIN_CHIP_S, CHIP_SAMPLES / self.facts.rate_hz))
         return Metered(
             idle_s=min(MAX_IDLE_S, max(MIN_IDLE_S, IDLE_SHARE * load.min_duration_s)),
-            chip_s=0.0 if wire else chip_s,
+            chip_s=0.0 if wire else chip_s(self.facts.rate_hz),
             wire=wire,
         )
+
+
+def chip_s(rate_hz: float) -> float:
+    """How long an element of the mark must be for a meter of so many samples a second."""
+    return min(MAX_CHIP_S, max(MIN_CHIP_S, CHIP_SAMPLES / rate_hz))
 
 
 @contextmanager
@@ -143,7 +149,7 @@ def meter_facts(facts: MeterFacts) -> tuple[Fact, ...]:
 def exchange_clocks(connection: Connection) -> Clocks | None:
     """How the device's wall clock stands to this machine's monotonic one; None without a shell.
 
-    Asked several times: the fastest answer tells it best, for the device's clock was read somewhere
+    A device without a useful `date` is taken to be right by some seconds, which marks mend. Asked several times: the fastest answer tells it best, for the device's clock was read somewhere
     between question and answer.
     """
     if not connection.has_shell:
@@ -156,7 +162,7 @@ def exchange_clocks(connection: Connection) -> Clocks | None:
         heard_ns = time.monotonic_ns()
         seconds, _, fraction = answer.stdout.strip().partition(" ")
         if not seconds.isdigit():
-            return None
+            return Clocks(offset_ns=time.monotonic_ns() - time.time_ns(), error_ns=UNKNOWN_NS)
         fine = fraction.isdigit()
         wall_ns = int(seconds) * 10**9 + (int(fraction) if fine else COARSE_NS // 2)
         error_ns = (heard_ns - asked_ns) // 2 + (0 if fine else COARSE_NS // 2)

@@ -179,7 +179,8 @@ class Metered:
 
     Attributes:
         idle_s: how long the device rests before and after.
-        chip_s: length of one element of the mark; 0 for no mark.
+        chip_s: length of one element of the mark, longer for a model that does not fit into it; 0
+            for no mark.
         wire: whether a pin is wired to the meter and shall be high during the window.
     """
 

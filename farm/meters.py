@@ -14,7 +14,7 @@ import numpy as np
 from farm.analysis.energy import Clocks, find_energy
 from farm.charging import reached
 from farm.connection import Connection
-from farm.energy import exchange_clocks, meter_name
+from farm.energy import chip_s, exchange_clocks, meter_name
 from farm.errors import ConfigError, DeviceError, FarmError
 from farm.inventory import read_inventory
 from farm.lease import Lease, leased
@@ -34,8 +34,6 @@ SUITE = "smoke"
 """Its workload's model is the load that is switched on and off."""
 PULSED = Load(min_duration_s=1.0, min_queries=1, warmup_s=0.1, max_duration_s=10.0)
 IDLE_S = 1.0
-CHIP_S = 0.25
-"""Long enough for a meter that looks ten times a second."""
 MAX_AGE_DAYS = 400
 """A calibration is due once a year."""
 RISE = 1.02
@@ -201,7 +199,8 @@ def _pulse(
             running = {p.device.name: Recorder(p.meter, folder) for p in bench}
             for recorder in running.values():
                 recorders.enter_context(recorder)
-            how = Metered(idle_s=IDLE_S, chip_s=CHIP_S, wire=device.wired)
+            slowest = min(p.facts.rate_hz for p in bench)
+            how = Metered(idle_s=IDLE_S, chip_s=chip_s(slowest), wire=device.wired)
             measured = deployment.measure(PULSED, metered=how)
             recordings = {name: recorder.finish() for name, recorder in running.items()}
     finally:

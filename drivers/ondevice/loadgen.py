@@ -6,9 +6,10 @@
 SPEC: `mode` (`measure`, `infer`, `profile`), `model` (path), `inputs` (path of an .npz, or null for
 inputs seeded from the declared shapes), `dimensions` (sizes of free dimensions), `accelerator`
 (`tensorrt+cpu` lets the second run what the first cannot), and where wanted `load`, `cpus` (numbers
-of processors to stay on) and `ep_options` (for the first provider). Writes `result.json`; `measure`
-also `latency.npy`, int64 [2, n]: start on the monotonic clock and duration, both in ns; `infer`
-also `outputs.npz`, one array per output; `profile` also the runtime's own `profile.json`.
+of processors to stay on), `ep_options` (for the first provider) and `metered` (see `metered.py`,
+whose path is its `program`). Writes `result.json`; `measure` also `latency.npy`, int64 [2, n]:
+start on the monotonic clock and duration, both in ns; `infer` also `outputs.npz`, one array per
+output; `profile` also the runtime's own `profile.json`.
 
 The loop knows nothing of labels, scores or verdicts. Between the two readings of the clock there
 is the call of the model and nothing else.
@@ -18,10 +19,12 @@ from __future__ import annotations
 
 import array
 import errno
+import functools
 import gc
 import itertools
 import json
 import os
+import runpy
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -62,6 +65,7 @@ Feed = Mapping[str, npt.NDArray[Any]]
 Feeds = Sequence[Feed]
 Run = Callable[[Names, Feed], Any]
 Samples = npt.NDArray[np.int64]
+Loop = Callable[..., Samples]
 Spec = Mapping[str, Any]
 
 
@@ -75,17 +79,19 @@ class WorkloadProblem(Exception):
 
 def timed_loop(
     run: Run, names: Names, feeds: Feeds, *, min_duration_ns: int, min_queries: int,
-    max_duration_ns: int,
+    max_duration_ns: int, signal: Any = lambda busy: None,
 ) -> Samples:  # fmt: skip
     """One query at a time, each as soon as the last is done. Returns [2, n]: start, duration in ns.
 
     Ends when both minima are reached, or at the maximum whatever was reached. The garbage
-    collector is off: its pauses belong to Python, not to the model.
+    collector is off: its pauses belong to Python, not to the model. `signal` is told when the
+    first query is about to start, and when the last is done.
     """
     clock = time.perf_counter_ns
     starts, ends = array.array("q"), array.array("q")
     collecting = gc.isenabled()
     gc.disable()
+    signal(True)
     try:
         begin = clock()
         earliest, latest = begin + min_duration_ns, begin + max_duration_ns
@@ -98,6 +104,7 @@ def timed_loop(
             if end >= latest or (end >= earliest and len(ends) >= min_queries):
                 break
     finally:
+        signal(False)
         if collecting:
             gc.enable()
     first = np.array(starts, np.int64)
@@ -250,38 +257,26 @@ def pace_ns() -> float:
     return float(np.median(turns))
 
 
-def timed_window(run: Run, names: Names, feeds: Feeds, load: Spec) -> tuple[Samples, float]:
-    """One window in two halves, and the pace between them.
+def quiet_window(loop: Loop, load: Spec, quiet_ns: float | None) -> tuple[Samples, float]:
+    """A window at the pace that this processor has when nobody disturbs it, if one can be had.
 
-    A disturbance long enough to move the median lasts over half of the window, so it is there in
-    the middle.
+    It has two halves, and the pace between them: a disturbance long enough to move the median lasts
+    over half of the window, so it is there in the middle. Waiting and trying again go by the pace
+    of the fixed loop, never by what was measured. After `PATIENCE_S` the last window counts as it
+    is, and its pace tells.
     """
     half = {
         "min_duration_ns": int(load["min_duration_s"] * 5e8),
         "min_queries": (load["min_queries"] + 1) // 2,
         "max_duration_ns": int(load["max_duration_s"] * 5e8),
     }
-    first = timed_loop(run, names, feeds, **half)
-    pace = pace_ns()
-    second = timed_loop(run, names, feeds, **half)
-    return np.concatenate([first, second], axis=1), pace
-
-
-def quiet_window(
-    run: Run, names: Names, feeds: Feeds, load: Spec, quiet_ns: float | None
-) -> tuple[Samples, float]:
-    """A window at the pace that this processor has when nobody disturbs it, if one can be had.
-
-    Waiting and trying again go by the pace of the fixed loop, never by what was measured. After
-    `PATIENCE_S` the last window counts as it is, and its pace tells.
-    """
     deadline = time.perf_counter() + PATIENCE_S
     while True:
         while quiet_ns and pace_ns() > MAX_PACE * quiet_ns and time.perf_counter() < deadline:
             time.sleep(PACE_PAUSE_S)
-        samples, pace = timed_window(run, names, feeds, load)
+        first, pace, second = loop(**half), pace_ns(), loop(**half)
         if not quiet_ns or pace <= MAX_PACE * quiet_ns or time.perf_counter() >= deadline:
-            return samples, pace
+            return np.concatenate([first, second], axis=1), pace
 
 
 def make_feeds(session: Any, spec: Spec) -> list[Feed]:
@@ -294,11 +289,18 @@ def make_feeds(session: Any, spec: Spec) -> list[Feed]:
 def measure(session: Any, names: Names, spec: Spec) -> dict[str, Any]:
     """Warm up, time, and keep every sample."""
     load, feeds = spec["load"], make_feeds(session, spec)
+    metered = spec.get("metered")
+    beside = runpy.run_path(metered["program"])["Beside"](metered) if metered else None
     _, first_ns = run_once(session, names, feeds[0])
     settled = warm_up(session.run, names, feeds, int(load["warmup_s"] * 1e9))
-    samples, pace = quiet_window(session.run, names, feeds, load, spec.get("quiet_pace_ns"))
+    loop = functools.partial(timed_loop, session.run, names, feeds)
+    if beside:  # nothing but inferences may run inside such a window, and none is run again
+        pace, samples = pace_ns(), beside.window(loop, load)
+    else:
+        samples, pace = quiet_window(loop, load, spec.get("quiet_pace_ns"))
     np.save("latency.npy", samples)
     return {
+        "spans": beside.spans if beside else [],
         "first_ns": first_ns,
         "pace_ns": pace,
         "facts": {

@@ -4,23 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib.metadata import version
 from typing import ClassVar
 
-from drivers.mcu.client import Board
+from drivers.mcu.client import Board, Hello
 from drivers.mcu.codegen import generator
 from drivers.mcu.fusing import load
 from drivers.mcu.image import Cpu
 from drivers.mcu.toolchain import find_toolchain
 from drivers.runtimes.mcu_blame import crashes_blamed, refusals_blamed
 from drivers.runtimes.mcu_inputs import read_items, stack_outputs
+from drivers.runtimes.mcu_metered import run_beside_meter
 from drivers.runtimes.mcu_settings import Settings, read_settings
 from drivers.runtimes.mcu_slots import Images, Running, Slots
 from drivers.runtimes.mcu_updates import Rehearsal
-from drivers.runtimes.mcu_window import INFER_S, count_instructions, time_inferences
+from drivers.runtimes.mcu_window import (
+    INFER_S,
+    as_instructions,
+    as_times,
+    count_instructions,
+    time_inferences,
+)
 from farm.connection import Line
 from farm.errors import ConfigError, WrongAccelerator
-from farm.metering import Metered
+from farm.metering import ClockDomain, Metered
 from farm.model import Artifact, Device, Load, Scenario, Workload
 from farm.protocols import Deployment, Power, Runtime
 from farm.record import Fact, Measured, Measurement, Output
@@ -40,6 +48,7 @@ class McuRuntime(Runtime):
 
     options: ClassVar[tuple[str, ...]] = ("toolchain", "cflags", "icount_shift")
     platforms: ClassVar[tuple[str, ...]] = ("mcu",)
+    meterable: ClassVar[bool] = True
     formats: ClassVar[tuple[str, ...]] = ("onnx",)
     scenarios: ClassVar[tuple[Scenario, ...]] = (Scenario.SINGLE_STREAM,)
 
@@ -124,9 +133,23 @@ class _McuDeployment(Deployment):
         with self._running() as running:
             hello = running.hello
             self._board.give(self._items[0], max_payload=hello.max_payload)
+            if metered is not None:
+                return self._beside_meter(hello, load, metered)
             if shift is not None:
                 return count_instructions(self._board, hello, shift)
             return time_inferences(self._board, hello, load)
+
+    def _beside_meter(self, hello: Hello, load: Load, metered: Metered) -> Measured:
+        shift = self._settings.icount_shift
+        beside = run_beside_meter(self._board, hello, load, metered, emulated=shift is not None)
+        ticks = beside.ticks
+        measured = as_times(ticks, hello) if shift is None else as_instructions(ticks, hello, shift)
+        return replace(
+            measured,
+            facts=(*measured.facts, beside.fact),
+            spans=beside.spans,
+            span_clock=ClockDomain.HOST,
+        )
 
     def try_updates(self, power: Power | None) -> tuple[Measurement, ...]:
         """Updates that go wrong, in the free slot; nothing on a firmware without one."""

@@ -35,32 +35,38 @@ Run = Callable[[int], Inferred]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ticks:
-    """A window on a board whose ticks are time.
+    """What a board's counter said of a window.
 
     Attributes:
         taken: by each inference, shape [n].
         stack_peak: in bytes, the largest.
-        settled: whether the warm-up did.
+        settled: whether the warm-up did, where there was one.
     """
 
     taken: npt.NDArray[np.int64]
     stack_peak: int
-    settled: bool
+    settled: bool = True
 
 
 def count_instructions(board: Board, hello: Hello, shift: int) -> Measured:
     """What one inference takes, under an emulator that lets 2^shift ns pass per instruction."""
     ran = board.infer(count=ICOUNT_RUNS, timeout_s=INFER_S)
-    counts = [round(ticks / hello.tick_hz * 1e9 / 2**shift) for ticks in ran.ticks]
+    taken = np.array(ran.ticks, np.int64)
+    return as_instructions(Ticks(taken=taken, stack_peak=ran.stack_peak), hello, shift)
+
+
+def as_instructions(ticks: Ticks, hello: Hello, shift: int) -> Measured:
+    """What is known of a window under such an emulator."""
+    counts = np.rint(ticks.taken / hello.tick_hz * 1e9 / 2**shift).astype(np.int64)
     facts = [FIRST_ITEM]
-    if min(counts) != max(counts):
-        vary = f"from {min(counts)} to {max(counts)} on the same input; the largest counts"
+    if counts.min() != counts.max():
+        vary = f"from {counts.min()} to {counts.max()} on the same input; the largest counts"
         facts.append(Fact(name="instructions_vary", value=vary))
     return Measured(
         traces=(),
         scalars=(
-            _measured("compute.instructions", "instructions", max(counts)),
-            _measured("memory.stack_peak", "bytes", ran.stack_peak),
+            _measured("compute.instructions", "instructions", counts.max()),
+            _measured("memory.stack_peak", "bytes", ticks.stack_peak),
         ),
         accelerator="cpu",
         time_basis=TimeBasis.ICOUNT,
@@ -78,7 +84,11 @@ def time_inferences(board: Board, hello: Hello, load: Load) -> Measured:
     def run(count: int) -> Inferred:
         return board.infer(count=count, timeout_s=INFER_S)
 
-    ticks = _window(run, hello, load)
+    return as_times(_window(run, hello, load), hello)
+
+
+def as_times(ticks: Ticks, hello: Hello) -> Measured:
+    """What is known of a window on a real board."""
     cycles = hello.ticks == "cycles"
     scalars = [_measured("memory.stack_peak", "bytes", ticks.stack_peak)]
     if cycles:
@@ -96,16 +106,10 @@ def time_inferences(board: Board, hello: Hello, load: Load) -> Measured:
 
 
 def _window(run: Run, hello: Hello, load: Load) -> Ticks:
-    first = run(1)
-    if not first.ticks[0]:
-        raise DeviceError(
-            f"an inference takes less than a tick of the board's counter ({hello.tick_hz} Hz)",
-            hint="measure with a firmware whose ticks are cycles",
-        )
+    first = first_run(run, hello)
     each_s = first.ticks[0] / hello.tick_hz
-    most = min(MAX_COUNT, (hello.max_payload - 8) // 8, max(1, int(BATCH_S / each_s)))
-    count = min(most, max(1, int(WARMUP_S / each_s)))
-    settled = _warm_up(run, count, hello.tick_hz, load.warmup_s)
+    most = min(most_runs(hello), max(1, int(BATCH_S / each_s)))
+    settled = warm_up(run, first, hello, load.warmup_s)
     taken: list[int] = []
     stack_peak, spent_s = first.stack_peak, 0.0
     while spent_s < load.max_duration_s:
@@ -120,12 +124,33 @@ def _window(run: Run, hello: Hello, load: Load) -> Ticks:
     return Ticks(taken=np.array(taken, np.int64), stack_peak=stack_peak, settled=settled)
 
 
-def _warm_up(run: Run, count: int, tick_hz: int, limit_s: float) -> bool:
+def most_runs(hello: Hello) -> int:
+    """The most inferences that a board can be asked for at once."""
+    return min(MAX_COUNT, (hello.max_payload - 8) // 8)
+
+
+def first_run(run: Run, hello: Hello) -> Inferred:
+    """The first inference, which tells whether the board's counter is of any use.
+
+    Raises:
+        DeviceError: it is not.
+    """
+    first = run(1)
+    if not first.ticks[0]:
+        raise DeviceError(
+            f"an inference takes less than a tick of the board's counter ({hello.tick_hz} Hz)",
+            hint="measure with a firmware whose ticks are cycles",
+        )
+    return first
+
+
+def warm_up(run: Run, first: Inferred, hello: Hello, limit_s: float) -> bool:
     """Run until two adjacent windows agree; False if they never did in time."""
+    count = min(most_runs(hello), max(1, int(WARMUP_S * hello.tick_hz / first.ticks[0])))
     spent_s, previous = 0.0, None
     while spent_s < limit_s:
         ran = run(count)
-        spent_s += _seconds(ran, tick_hz)
+        spent_s += _seconds(ran, hello.tick_hz)
         median = float(np.median(ran.ticks))
         if previous is not None and abs(median - previous) <= WARMUP_TOLERANCE * previous:
             return True

@@ -11,7 +11,7 @@ from drivers.runtimes.fresh_process import Ran, run_to_its_end
 from drivers.runtimes.placement import read_placement, refuse_fallback
 from farm.connection import Transport
 from farm.errors import ConfigError
-from farm.metering import Metered
+from farm.metering import CHIPS_APART, MARK, Metered, Span, SpanKind
 from farm.model import Load
 from farm.protocols import Deployment
 from farm.record import Fact, Measured, Measurement, Output, Placement, Trace
@@ -20,6 +20,8 @@ START_S = 60.0
 """Allowance for starting a process, loading a model and saving results on a slow board."""
 INFER_S = 600.0
 PROFILE_S = 300.0
+MAX_CHIP_S = 2.0
+"""A runner makes the elements of a mark longer than asked for a slow model, but not than that."""
 
 SCALARS = {
     "memory.peak_rss": ("bytes", "peak_rss_bytes"),
@@ -47,7 +49,12 @@ class OrtDeployment(Deployment):
 
     @abstractmethod
     def _command(
-        self, mode: str, *, load: Load, quiet_pace_ns: float | None = None
+        self,
+        mode: str,
+        *,
+        load: Load,
+        quiet_pace_ns: float | None = None,
+        metered: Metered | None = None,
     ) -> tuple[str, ...]:
         """What the device runs; it leaves `result.json` and the files of its mode."""
 
@@ -73,8 +80,8 @@ class OrtDeployment(Deployment):
         """One fresh process, one window; every sample comes home."""
         self.prepare()
         self._refuse_fallback(load)
-        command = self._command("measure", load=load, quiet_pace_ns=quiet_pace_ns)
-        limit_s = START_S + load.warmup_s + 2 * load.max_duration_s
+        command = self._command("measure", load=load, quiet_pace_ns=quiet_pace_ns, metered=metered)
+        limit_s = START_S + load.warmup_s + 2 * load.max_duration_s + _around_s(metered)
         with run_to_its_end(
             self._transport, command, accelerator=self._accelerator, limit_s=limit_s
         ) as ran:
@@ -89,6 +96,10 @@ class OrtDeployment(Deployment):
             accelerator=result["accelerator"],
             pace_ns=result["pace_ns"],
             facts=tuple(Fact(name=k, value=json.dumps(v)) for k, v in result["facts"].items()),
+            spans=tuple(
+                Span(kind=SpanKind(kind), start_ns=start_ns, end_ns=end_ns, inferences=inferences)
+                for kind, start_ns, end_ns, inferences in result.get("spans", ())
+            ),
         )
 
     def remove(self) -> None:
@@ -114,3 +125,11 @@ class OrtDeployment(Deployment):
         refuse_fallback(placement, self._accelerator)
         self._profiled, self._placement = True, placement
         return placement
+
+
+def _around_s(metered: Metered | None) -> float:
+    """How long what surrounds a window takes, besides the inferences in it."""
+    if metered is None:
+        return 0.0
+    chip_s = max(metered.chip_s, MAX_CHIP_S) if metered.chip_s else 0.0
+    return 2 * (metered.idle_s + (len(MARK) + CHIPS_APART) * chip_s)

@@ -11,7 +11,7 @@ from typing import ClassVar
 import numpy as np
 
 from drivers.runtimes.compiled_models import RECIPES, CompiledModel, Recipe
-from drivers.runtimes.device_options import read_provider_options
+from drivers.runtimes.device_options import read_provider_options, read_sync_gpio
 from drivers.runtimes.fresh_process import Ran, run_to_its_end
 from drivers.runtimes.native_build import build_runner
 from drivers.runtimes.ort_deployment import OrtDeployment
@@ -19,7 +19,8 @@ from drivers.runtimes.ort_library import find_library
 from drivers.runtimes.raw_inputs import raw_inputs
 from farm.connection import Transport
 from farm.errors import ConfigError, DeviceError, Evidence, OutOfSpace
-from farm.model import Artifact, Load, Scenario, Workload
+from farm.metering import Metered
+from farm.model import Artifact, Device, Load, Scenario, Workload
 from farm.protocols import Deployment, Runtime
 from farm.record import Fact, Measurement, Output
 from farm.shell import COMMAND_S, script
@@ -130,11 +131,19 @@ class OrtNative(Runtime):
             official wheel, which there is for Linux only.
         cpus: the processors to stay on: `4-7`.
         ep_options: for the execution provider that is asked for first: `device_id=0 other=1`.
+        sync_gpio: the pin that is wired to the device's meter: `/dev/gpiochip0:17`, or
+            `/dev/gpiochip0:!17` if it is active low.
     """
 
-    options: ClassVar[tuple[str, ...]] = ("ort_library", "cpus", "ep_options")
+    options: ClassVar[tuple[str, ...]] = ("ort_library", "cpus", "ep_options", "sync_gpio")
+    meterable: ClassVar[bool] = True
     formats: ClassVar[tuple[str, ...]] = ("onnx",)
     scenarios: ClassVar[tuple[Scenario, ...]] = (Scenario.SINGLE_STREAM,)
+
+    @classmethod
+    def check(cls, device: Device) -> None:
+        """Refuse a pin that is none, and a wire without one."""
+        read_sync_gpio(device)
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
@@ -243,7 +252,12 @@ class _NativeDeployment(OrtDeployment):
         return hashlib.sha256(repr((parts, options)).encode()).hexdigest()[:32]
 
     def _command(
-        self, mode: str, *, load: Load, quiet_pace_ns: float | None = None
+        self,
+        mode: str,
+        *,
+        load: Load,
+        quiet_pace_ns: float | None = None,
+        metered: Metered | None = None,
     ) -> tuple[str, ...]:
         words = self._settings.words(self._model, self._recipe)
         command = (*self._program.command(mode), *words, "--threads", str(load.threads))
@@ -252,6 +266,10 @@ class _NativeDeployment(OrtDeployment):
             command += ("--min-duration", f"{load.min_duration_s:g}")
             command += ("--max-duration", f"{load.max_duration_s:g}")
             command += ("--quiet-pace-ns", repr(quiet_pace_ns or 0.0))
+        if metered:
+            command += ("--idle", f"{metered.idle_s:g}", "--chip", f"{metered.chip_s:g}")
+        if metered and metered.wire:
+            command += ("--gpio", read_sync_gpio(self._transport.device))
         return command
 
     def _outputs(self, ran: Ran) -> tuple[Output, ...]:

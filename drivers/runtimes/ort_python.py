@@ -9,16 +9,18 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from drivers.runtimes.device_options import read_provider_options
+from drivers.runtimes.device_options import read_provider_options, read_sync_gpio
 from drivers.runtimes.fresh_process import Ran
 from drivers.runtimes.ort_deployment import START_S, OrtDeployment
 from farm.connection import Transport
 from farm.errors import DeviceError, Evidence
-from farm.model import Artifact, Load, Scenario, Workload
+from farm.metering import Metered
+from farm.model import Artifact, Device, Load, Scenario, Workload
 from farm.protocols import Deployment, Runtime
 from farm.record import Fact, Output
 
 LOADGEN = Path(__file__).parent.parent / "ondevice" / "loadgen.py"
+METERED = LOADGEN.with_name("metered.py")
 PYTHON = "python3"
 
 
@@ -27,12 +29,19 @@ class OrtPython(Runtime):
 
     Options of the device: `python`, the interpreter there if it is not `python3`; `cpus` (`4-7`),
     the processors to stay on; `ep_options` (`device_id=0 other=1`), for the execution provider
-    that is asked for first.
+    that is asked for first; `sync_gpio` (`/dev/gpiochip0:17`, `:!17` if it is active low), the pin
+    that is wired to the device's meter.
     """
 
-    options: ClassVar[tuple[str, ...]] = ("python", "cpus", "ep_options")
+    options: ClassVar[tuple[str, ...]] = ("python", "cpus", "ep_options", "sync_gpio")
+    meterable: ClassVar[bool] = True
     formats: ClassVar[tuple[str, ...]] = ("onnx",)
     scenarios: ClassVar[tuple[Scenario, ...]] = (Scenario.SINGLE_STREAM,)
+
+    @classmethod
+    def check(cls, device: Device) -> None:
+        """Refuse a pin that is none, and a wire without one."""
+        read_sync_gpio(device)
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
@@ -80,11 +89,23 @@ class _PythonDeployment(OrtDeployment):
         self._spec = spec
 
     def _command(
-        self, mode: str, *, load: Load, quiet_pace_ns: float | None = None
+        self,
+        mode: str,
+        *,
+        load: Load,
+        quiet_pace_ns: float | None = None,
+        metered: Metered | None = None,
     ) -> tuple[str, ...]:
         spec: dict[str, Any] = {**self._spec, "mode": mode}
         if mode != "infer":
             spec |= {"load": asdict(load), "quiet_pace_ns": quiet_pace_ns}
+        if metered:
+            spec["metered"] = {
+                "program": str(self._transport.install(Artifact.of(METERED))),
+                "idle_s": metered.idle_s,
+                "chip_s": metered.chip_s,
+                "gpio": read_sync_gpio(self._transport.device) if metered.wire else "",
+            }
         return (*self._program, json.dumps(spec))
 
     def _outputs(self, ran: Ran) -> tuple[Output, ...]:

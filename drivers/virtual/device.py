@@ -1,7 +1,8 @@
 """A virtual device: physics, a clock of its own, scripted faults, and the truth about itself.
 
 Models really run: the loadgen that is pushed is executed on the controller for its outputs, its
-complaints and its crashes. Only times, memory and heat come from the physics.
+complaints and its crashes. Only times, memory, heat and power come from the physics. A window
+beside a meter takes real time, for the device's rail (`drivers.virtual.rail`) is watched meanwhile.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import json
 import re
 import subprocess
 import sys
+import time
 import zlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -20,6 +22,8 @@ import numpy as np
 
 from drivers.virtual.cost import work_units
 from drivers.virtual.physics import PROFILES, Body, Noise, Profile
+from drivers.virtual.rail import rail_of
+from drivers.virtual.real_time import EnergyTruth, plan_window
 from farm.connection import Clock
 from farm.errors import ConfigError, ConnectionLost, DeviceRebooted, nearest_hint
 from farm.model import Address, Device
@@ -108,6 +112,9 @@ class VirtualDevice:
         )
         self._noise = Noise(profile, seed)
         self._cold_noise = Noise(profile, seed ^ 1)
+        self._power_noise = np.random.default_rng([seed, 2])
+        self._rail = rail_of(self.name, volts=profile.volts, idle_w=profile.idle_w)
+        self._rail.step(time.monotonic_ns(), profile.idle_w)
 
     @property
     def boot_id(self) -> str:
@@ -155,7 +162,8 @@ class VirtualDevice:
         result_path.write_text(json.dumps(result))
         self.body.pass_time(busy_s, self.profile.busy_w)
         self.busy_s += busy_s
-        duration_s = self.profile.start_s + busy_s
+        # Beside a meter that time has passed already.
+        duration_s = 0.0 if spec.get("metered") else self.profile.start_s + busy_s
         return Ran(returncode=0, stdout="", stderr="", duration_s=duration_s)
 
     def _in_our_time(self, spec: dict[str, Any], folder: Path, result: dict[str, Any]) -> float:
@@ -175,6 +183,8 @@ class VirtualDevice:
             result["pace_ns"] = None  # nobody else computes there
             result["facts"] |= {"warmup_settled": True, "loop_overhead_ns": 0.0}
             busy_s = float(durations.sum()) / 1e9 + spec["load"]["warmup_s"]
+            if spec.get("metered"):
+                result["spans"] = self._beside_meter(spec, durations, busy_s)
         elif spec["mode"] == "infer":
             busy_s = _items(folder / "outputs.npz") * query_s
         else:
@@ -215,6 +225,19 @@ class VirtualDevice:
         )
         return np.rint(durations_s * 1e9).astype(np.int64)
 
+    def _beside_meter(
+        self, spec: dict[str, Any], durations: np.ndarray[Any, np.dtype[np.int64]], busy_s: float
+    ) -> list[list[Any]]:
+        """Live through a window in real time; its spans, as the loadgen tells them."""
+        begun_ns = time.monotonic_ns()
+        timeline = plan_window(begun_ns, self.profile, spec, durations, self._power_noise)
+        timeline.happen(self._rail)
+        self.clock.advance(busy_s)
+        self.clock.sleep((timeline.end_ns - begun_ns) / 1e9 - busy_s)
+        for truth in timeline.truths(Path(spec["model"]).name, self._rail):
+            self._append("energy.jsonl", truth)
+        return timeline.told()
+
     def _peak_rss(self, model: Path) -> int:
         """Runtime plus three times the file (the file, its weights, its arena), in whole pages."""
         bytes_used = self.profile.base_rss_bytes + 3 * model.stat().st_size
@@ -222,7 +245,10 @@ class VirtualDevice:
 
     def _tell(self, truth: Truth) -> None:
         self.truth.append(truth)
-        with (self.root / "truth.jsonl").open("a") as file:
+        self._append("truth.jsonl", truth)
+
+    def _append(self, name: str, truth: Truth | EnergyTruth) -> None:
+        with (self.root / name).open("a") as file:
             file.write(json.dumps(asdict(truth)) + "\n")
 
     def _count_boot(self) -> int:
@@ -324,6 +350,7 @@ def _run_really(
 
     Files on a virtual device are named by their digest, so the key holds nothing but content.
     """
+    spec = {**spec, "metered": None}  # there is nothing to see of it on the controller
     content = {key: spec[key] and Path(spec[key]).name for key in ("model", "inputs")}
     key = json.dumps({**spec, **content, "load": None, "quiet_pace_ns": None})
     if key not in _really_ran:

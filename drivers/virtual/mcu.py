@@ -7,6 +7,9 @@ Address: `virtual-mcu://BOARD?seed=N&engine=ENGINE&root=/folder`, everything opt
 - `python`: a simulation that needs nothing installed (`drivers.virtual.mcu_device`), with faults
   `fault=KIND:AT`.
 - `auto`: QEMU if that and a compiler are there, else Python. The board's name says which.
+
+Both show what they draw on a rail (`drivers.virtual.rail`): the power is made up, the times of the
+pin are those of this machine.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ from drivers.virtual.device import read_faults, read_seed
 from drivers.virtual.machine import switch_on
 from drivers.virtual.mcu_control import ControlSocket, Engine
 from drivers.virtual.mcu_device import FAULTS, PythonBoard
+from drivers.virtual.mcu_rail import BoardRail
 from drivers.virtual.qemu_board import BOARDS, DEFAULT_BOARD, ICOUNT_SHIFT, QemuBoard, check_qemu
 from farm.connection import Virtual
 from farm.errors import ConfigError, ConnectError, nearest_hint
@@ -121,15 +125,19 @@ def _make_engine(
     """The board, and the options that go with it."""
     address = device.address
     board = address.place or DEFAULT_BOARD
+    rail = BoardRail(device.name, folder)
     if _emulates(address.option("engine", "auto")):
         gdb = address.option("gdb") == "1"
-        emulated = QemuBoard(board, build_firmware(board), folder, link, lock=lock, gdb=gdb)
+        firmware = build_firmware(board)
+        emulated = QemuBoard(board, firmware, folder, link, lock=lock, rail=rail, gdb=gdb)
         more = (("flash", "gdb"), ("gdb", emulated.gdb)) if gdb else ()
         return emulated, (("board", board), *more)
     known = f"{device.name} {read_seed(address)}"
     unit = hashlib.sha256(os.fsencode(known)).hexdigest()[:24]
     faults = read_faults(address, FAULTS)
-    return PythonBoard(board, folder, link, unit=unit, faults=faults), (("serial", unit),)
+    return PythonBoard(board, folder, link, unit=unit, rail=rail, faults=faults), (
+        ("serial", unit),
+    )
 
 
 def _emulates(engine: str) -> bool:

@@ -20,7 +20,8 @@ from typing import Any
 from drivers.mcu.client import PROTOCOL, Refusal
 from drivers.mcu.image import ABI, Cpu
 from drivers.mcu.wire import ANSWER, Decoder, Frame, Kind, encode
-from drivers.virtual.mcu_model import HANG, STACK_BYTES, TICK_HZ, Model
+from drivers.virtual.mcu_model import HANG, INSTRUCTIONS_PER_S, STACK_BYTES, TICK_HZ, Model
+from drivers.virtual.mcu_rail import BoardRail
 from drivers.virtual.mcu_slots import Announced, Refuse, Slots
 from drivers.virtual.mcu_terminal import Terminal
 from farm.errors import ConfigError
@@ -52,18 +53,20 @@ class PythonBoard:
         folder: keeps its flash memory.
         link: names the serial line while the board is on.
         unit: its unique number, in hex.
+        rail: feeds it.
         faults: kind and moment, the number of a request since it was made: `drop`, `corrupt` and
             `duplicate` befall the answer, `vanish` hangs up in its place, `power` cuts the power
             before the request is looked at.
     """
 
     def __init__(
-        self, board: str, folder: Path, link: Path, *, unit: str,
+        self, board: str, folder: Path, link: Path, *, unit: str, rail: BoardRail,
         faults: tuple[tuple[str, int], ...] = (),
     ) -> None:  # fmt: skip
         self._board = board
         self._link = link
         self._unit = unit
+        self._rail = rail
         self._faults = faults
         self._requests = 0
         self._slots = Slots(folder)
@@ -76,6 +79,7 @@ class PythonBoard:
         if self._thread is None:
             self._terminal = Terminal(self._link)
             os.set_blocking(self._terminal.far, False)
+            self._rail.switch(on=True)
             self._start("power")
             self._thread = threading.Thread(target=self._live, daemon=True)
             self._thread.start()
@@ -87,6 +91,7 @@ class PythonBoard:
             os.write(self._switch, b"\0")
             self._thread.join()
             os.read(self._wake, 1)
+            self._rail.switch(on=False)
             self._terminal.close()
             self._thread = None
 
@@ -239,7 +244,10 @@ class PythonBoard:
                 (offset,) = struct.unpack_from("<I", payload)
                 self._take_input(offset, payload[4:])
             case Kind.INFER:
-                return self._infer(*struct.unpack("<II", payload))
+                count, timeout_ms = struct.unpack("<II", payload)
+                answer = self._infer(count, timeout_ms)
+                self._take_time(count)
+                return answer
             case Kind.OUTPUT:
                 return self._give_output(*struct.unpack("<II", payload))
             case Kind.ITEM:
@@ -312,6 +320,17 @@ class PythonBoard:
             raise _Restart("fault") from error
         ticks = self._model.instructions
         return struct.pack(f"<II{count}Q", STACK_BYTES, 0, *[ticks] * count)
+
+    def _take_time(self, count: int) -> None:
+        """As long as so many runs take, with the pin high."""
+        assert self._model is not None
+        begun_ns = time.monotonic_ns()
+        ends_ns = begun_ns + round(count * self._model.instructions / INSTRUCTIONS_PER_S * 1e9)
+        self._rail.set_pin(begun_ns, high=True)
+        while (left_ns := ends_ns - time.monotonic_ns()) > 0:
+            if select.select([self._wake], [], [], left_ns / 1e9)[0]:
+                raise _Off
+        self._rail.set_pin(time.monotonic_ns(), high=False)
 
     def _hang(self, limit_s: float) -> None:
         """Hear nothing until the watchdog bites."""

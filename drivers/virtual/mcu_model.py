@@ -14,6 +14,8 @@ TICK_HZ = 7_812_500
 INSTRUCTIONS_PER_UNIT = 4000
 """One thousand multiply-accumulates, the unit of `cost`, are about so many instructions of int8
 code on a Cortex-M4; other processors and other code differ by factors."""
+INSTRUCTIONS_PER_S = 200e6
+"""How fast this board is; its ticks say nothing of that, as those of an emulated one do not."""
 STACK_BYTES = 1024
 """What a model is said to use of the stack; made up."""
 HANG = b"hang"

@@ -36,6 +36,7 @@ class Profile:
         ambient_c: temperature of the room.
         heat_c_per_w: thermal resistance.
         heat_time_s: thermal time constant.
+        volts: of its supply.
         idle_w, busy_w: power while waiting and while computing.
         throttle_at_c: above this it slows down ...
         throttle_factor: ... by this much.
@@ -56,6 +57,7 @@ class Profile:
     ambient_c: float = 24.0
     heat_c_per_w: float = 9.0
     heat_time_s: float = 120.0
+    volts: float = 5.0
     idle_w: float = 0.6
     busy_w: float = 3.0
     throttle_at_c: float = 62.0
@@ -76,6 +78,7 @@ PROFILES = {
         spread_cv=0.06,
         tail_rate=0.02,
         tail_factor=2.5,
+        volts=3.85,
         battery_wh=17.0,
     ),
     "board": Profile(

@@ -8,6 +8,7 @@ take on a real processor.
 from __future__ import annotations
 
 import os
+import re
 import select
 import shutil
 import socket
@@ -15,7 +16,9 @@ import subprocess
 from itertools import cycle
 from pathlib import Path
 
+from drivers.virtual.mcu_rail import BoardRail
 from drivers.virtual.mcu_terminal import Terminal
+from drivers.virtual.qemu_pin import PinWatch
 from farm.errors import ConfigError, ConnectError, Evidence
 
 PROGRAM = "qemu-system-arm"
@@ -29,6 +32,9 @@ STOP_S = 10.0
 # QEMU, which is its own child, so that no other process can have the number that it kills. QEMU
 # gets the far end of the terminal, which the shell must not keep, as descriptor 3.
 _GUARD = '"$@" 3<&1 >&2 </dev/null & exec >&2; read -r _; kill -9 $! 2>/dev/null; wait'
+
+_TIMESTAMP = re.compile(r"^\S+Z (?=qemu)", re.MULTILINE)
+"""Complaints get one because the trace has to have some."""
 
 BOARDS = {"mps2-an385": "16M", "mps2-an386": "16M", "mps2-an500": "16M", "mps3-an547": "2G"}
 """The boards that QEMU knows, and the size of the memory that is the flash memory here, of which
@@ -62,6 +68,7 @@ class QemuBoard:
         folder: keeps the flash memory and the complaints of QEMU.
         link: names the serial line while the board is on.
         lock: descriptor of a lock that must be held for as long as QEMU has the flash memory.
+        rail: feeds it.
         gdb: serve a debugger as well.
 
     Attributes:
@@ -69,16 +76,19 @@ class QemuBoard:
     """
 
     def __init__(
-        self, board: str, kernel: Path, folder: Path, link: Path, *, lock: int, gdb: bool = False
-    ) -> None:
+        self, board: str, kernel: Path, folder: Path, link: Path,
+        *, lock: int, rail: BoardRail, gdb: bool = False,
+    ) -> None:  # fmt: skip
         self._board = board
         self._kernel = kernel
         self._folder = folder
         self._link = link
         self._lock = lock
+        self._rail = rail
         self._core = next(_cores)
         self._process: subprocess.Popen[bytes] | None = None
         self._terminal: Terminal | None = None
+        self._pin: PinWatch | None = None
         self._debugger = _listen() if gdb else None
         self.gdb = f"127.0.0.1:{self._debugger.getsockname()[1]}" if self._debugger else ""
 
@@ -101,6 +111,10 @@ class QemuBoard:
         if self._terminal:
             self._terminal.close()
             self._terminal = None
+        if self._pin:
+            self._pin.join()
+            self._pin = None
+            self._rail.switch(on=False)
 
     def launch(self, kernel: Path) -> None:
         """Restart it with another firmware.
@@ -121,17 +135,22 @@ class QemuBoard:
     def _start(self, kernel: Path) -> None:
         complaints = self._folder / "qemu.txt"
         self._terminal = Terminal(self._link)
-        keep = [self._lock, *([self._debugger.fileno()] if self._debugger else [])]
+        self._rail.switch(on=True)
+        self._pin = PinWatch(lambda t_ns, high: self._rail.set_pin(t_ns, high=high))
+        trace = self._pin.descriptor
+        keep = [self._lock, trace, *([self._debugger.fileno()] if self._debugger else [])]
+        command = (*self._command(kernel), *self._pin.options)
         with complaints.open("wb") as file:
             self._process = subprocess.Popen(
-                ("sh", "-c", _GUARD, "sh", *self._command(kernel)),
+                ("sh", "-c", _GUARD, "sh", *command),
                 stdin=subprocess.PIPE, stdout=self._terminal.far, stderr=file,
                 pass_fds=keep, start_new_session=True,
             )  # fmt: skip
+        os.close(trace)
         self._terminal.give_far_away()
         if _ended(self._terminal.near, wait_s=START_S):
             self.off()
-            said = complaints.read_text(errors="replace")
+            said = _TIMESTAMP.sub("", complaints.read_text(errors="replace"))
             lines = [line for line in said.splitlines() if "warning:" not in line]
             raise ConnectError(
                 f"{PROGRAM} does not run {str(kernel)!r}: {(lines or ['it ended'])[0]}",

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-KEPT_NS = 3600 * 10**9
+KEPT_NS = 600 * 10**9
 """What is older than that is forgotten, by the time of what is written."""
 
 Times = npt.NDArray[np.int64]
@@ -83,7 +83,7 @@ class Rail:
         """The steps that matter between two times; the first is moved to the start."""
         with self._lock:
             first = max(0, bisect_right(self._t_ns, start_ns) - 1)
-            last = bisect_right(self._t_ns, end_ns)
+            last = max(first + 1, bisect_right(self._t_ns, end_ns))  # of what is forgotten, one
             times = np.array(self._t_ns[first:last], np.int64)
             powers = np.array(self._power_w[first:last])
             pins = np.array(self._pin[first:last], np.uint8)

@@ -22,9 +22,9 @@ within two seconds reaches it in about one of a hundred cases; here two have to,
 REST = 2
 """Chips of rest before and after that belong to what is looked for."""
 
-APART = 0.002
-"""By how much the offsets of two marks may differ, as a share of the time between them. No clock
-drifts like that, and the energy of a window would be off by no more."""
+APART, APART_CHIPS, APART_PERIODS = 0.002, 0.25, 2
+"""By how much the offsets of two marks may differ: a share of the time between them, which is more
+than any clock drifts; or a part of a chip, for a device that is late; or periods of the meter."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +77,7 @@ def find_mark(bins: Bins, mark: Span, offset_ns: int, reach_ns: int) -> Sighting
     low = int(np.floor((start - reach_ns) / BIN_NS - REST * chip))
     high = int(np.ceil((start + reach_ns) / BIN_NS - REST * chip)) + len(shape)
     cut = max(0, low)
-    seen = bins.power_w[cut:high]
+    seen = bins.power_w[cut : max(cut, high)]
     known = np.isfinite(seen)
     if len(seen) < len(shape) + 2 or known.mean() < 0.8:
         return None
@@ -116,7 +116,8 @@ def find_line(
         return None
     distance = ends[1].start_ns - ends[0].start_ns
     change = sightings[1].offset_ns - sightings[0].offset_ns
-    if abs(change) > max(APART * distance, 2 * period_ns):
+    chip_ns = (ends[0].end_ns - ends[0].start_ns) / len(MARK)
+    if abs(change) > max(APART * distance, APART_CHIPS * chip_ns, APART_PERIODS * period_ns):
         return None
     line = Line(at_ns=ends[0].start_ns, offset_ns=sightings[0].offset_ns, slope=change / distance)
     return line, float(np.hypot(change / 2, max(period_ns, BIN_NS) / np.sqrt(12)))

@@ -173,7 +173,7 @@ class Trace:
         turns = np.flatnonzero(np.diff(ranges)) + 1
         turns = turns[inside[turns]]
         after = chunk.power_w[np.minimum(turns + 4, len(ranges) - 1)]  # the filter has let go there
-        steps = np.nan_to_num(after - chunk.power_w[turns - 1])
+        steps = np.nan_to_num(after - chunk.power_w[turns - 1], posinf=0.0, neginf=0.0)
         topped = (ranges[turns] == TOP_RANGE) & (steps > 0)
         where = (ends_ns[turns] - 1 - self.start_ns) // BIN_NS
         np.add.at(self._hidden, where, np.where(topped, TOP_FILTER_S, FILTER_S) * steps)
@@ -240,10 +240,11 @@ class Bins:
 
     def means_w(self, edges_ns: Floats) -> Floats:
         """The same between edges, shape [n] of [n + 1] edges, ascending."""
-        energy, covered = (
-            self._between(sums, edges_ns) for sums in (self.energy_j, self.covered_s)
-        )
-        return np.divide(energy, covered, out=np.full(len(covered), np.nan), where=covered > 0)
+        energy = self._between(self.energy_j, edges_ns)
+        covered = self._between(self.covered_s, edges_ns)
+        means = np.full(len(covered), np.nan)
+        np.divide(energy, covered, out=means, where=covered > 0)
+        return means
 
     def hidden_between(self, start_ns: float, end_ns: float) -> float:
         """Energy in joules that a filter may have hidden or added at most."""

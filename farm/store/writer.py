@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -228,6 +229,11 @@ def _measurement_row(
     }
 
 
+def _without_nan(entries: dict[str, Any]) -> dict[str, Any]:
+    """What nobody knows is null, for JSON has no NaN."""
+    return {key: None if value != value else value for key, value in entries.items()}
+
+
 def _recording_row(repeat_id: int, recording: Recording, meter: MeterFacts) -> dict[str, object]:
     spans = recording.spans
     return {
@@ -236,7 +242,7 @@ def _recording_row(repeat_id: int, recording: Recording, meter: MeterFacts) -> d
         "samples": recording.samples,
         "lost": recording.lost,
         "meter": asdict(meter),
-        "window": asdict(recording.window) if recording.window else {},
+        "window": _without_nan(asdict(recording.window)) if recording.window else {},
         "spans": [[span.kind, span.start_ns, span.end_ns, span.inferences] for span in spans],
         "preview": [[round(float(watts), 9) for watts in part] for part in recording.preview],
     }

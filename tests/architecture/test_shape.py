@@ -86,6 +86,7 @@ def test_the_wheel_carries_the_product_and_no_tests(tmp_path: Path) -> None:
         "suites/smoke.yaml",
         "suites/workloads/digits/int8.onnx",
         "drivers/ondevice/loadgen.py",
+        "drivers/ondevice/metered.py",
         "drivers/ondevice/ort_runner/main.c",
         "drivers/ondevice/ort_runner/onnxruntime_c_api.h",
         "drivers/ondevice/mcu_firmware/farm_core.c",

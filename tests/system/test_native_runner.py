@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -34,6 +36,7 @@ from farm.errors import (
     WrongAccelerator,
     WrongOutput,
 )
+from farm.metering import CHIPS_APART, MARK, Metered
 from farm.model import Address, Artifact, Device, Load, Workload
 from farm.protocols import Runtime
 from farm.record import Output
@@ -519,6 +522,88 @@ def test_a_disk_that_fills_is_the_devices_fault(
         deployment.infer()
 
 
+# Beside a power meter
+
+
+BESIDE = ("--idle", "0.03", "--chip", "0.01")
+SHIM = ROOT / "tests" / "unit" / "gpio_shim.c"
+METERED = Metered(idle_s=0.03, chip_s=0.01)
+
+
+@pytest.mark.parametrize("kind", [OrtNative, OrtPython])
+def test_spans_beside_a_meter_follow_each_other(
+    transport: Transport, digits: Path, kind: type[Runtime]
+) -> None:
+    workload = Workload(name="w", digest="0" * 64)
+    deployment = kind(transport).deploy(
+        Artifact.of(digits / "float.onnx"), workload, accelerator="cpu"
+    )
+    for metered in (METERED, replace(METERED, chip_s=0.0)):
+        measured = deployment.measure(QUICK, metered=metered)
+        kinds = [span.kind.value for span in measured.spans]
+        marks = ["mark"] if metered.chip_s else []
+        assert kinds == ["idle", *marks, "window", *marks, "idle"]
+        least = {"idle": metered.idle_s, "mark": len(MARK) * metered.chip_s, "window": 0.0}
+        for span in measured.spans:
+            assert span.end_ns - span.start_ns >= least[span.kind.value] * 1e9
+        apart_ns = CHIPS_APART * metered.chip_s * 1e9
+        for before, after in itertools.pairwise(measured.spans):
+            rests = "window" in (before.kind, after.kind)
+            assert after.start_ns - before.end_ns >= (apart_ns if rests else 0)
+        (latency,) = measured.traces
+        assert [span.inferences for span in measured.spans if span.inferences] == [
+            len(latency.values)
+        ]
+        (window,) = (span for span in measured.spans if span.inferences)
+        lasted_ns = latency.t_ns[-1] + latency.values[-1] - latency.t_ns[0]
+        assert window.end_ns - window.start_ns == lasted_ns
+        assert 1.7e18 < window.start_ns < 4e18  # the wall clock, in ns
+        assert measured.pace_ns
+    assert deployment.measure(QUICK).spans == ()
+
+
+@pytest.fixture
+def pin_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lacks: Callable[[str], None]) -> Path:
+    """What programs that are started from now on ask of a GPIO chip; any file is one."""
+    if not shutil.which("gcc"):
+        lacks("gcc is missing: apt-get install gcc libc6-dev")
+    shim = tmp_path / "shim.so"
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", str(shim), str(SHIM)], check=True)
+    monkeypatch.setenv("LD_PRELOAD", str(shim))
+    monkeypatch.setenv("PIN_LOG", str(tmp_path / "log"))
+    return tmp_path / "log"
+
+
+@pytest.mark.parametrize("kind", [OrtNative, OrtPython])
+def test_the_pin_is_high_around_the_window_and_at_no_other_time(
+    tmp_path: Path, digits: Path, kind: type[Runtime], pin_log: Path
+) -> None:
+    with tempfile.NamedTemporaryFile(dir="/dev/shm") as chip:  # the option wants one below /dev
+        transport = LocalTransport(_device(tmp_path, sync_gpio=f"{chip.name}:!5"))
+        deployment = kind(transport).deploy(
+            Artifact.of(digits / "float.onnx"), Workload(name="w", digest="0" * 64),
+            accelerator="cpu",
+        )  # fmt: skip
+        deployment.measure(QUICK, metered=METERED)
+        assert not pin_log.exists()  # no wire
+        measured = deployment.measure(QUICK, metered=replace(METERED, wire=True))
+    taken, high, low = pin_log.read_text().splitlines()
+    assert taken == "line 5 of 1 flags 10 attributes 0 for farm"
+    assert (high[:10], low[:10]) == ("set 1 of 1", "set 0 of 1")
+    rose, fell = (int(line.split()[-1]) for line in (high, low))
+    (latency,) = measured.traces
+    _, before, window, after, _ = measured.spans
+    ahead = window.start_ns - latency.t_ns[0]
+    assert before.end_ns < rose + ahead <= window.start_ns
+    assert window.end_ns <= fell + ahead < after.start_ns
+
+
+def test_a_pin_that_cannot_be_had_makes_the_device_unfit(runner: Runner, digits: Path) -> None:
+    words = ("--model", str(digits / "float.onnx"), *BESIDE, "--gpio", "/dev/no-such-chip:3")
+    done = runner.run("measure", *words)
+    assert (done.returncode, "there is no such chip" in done.stderr) == (30, True)
+
+
 # Other boards, emulated
 
 
@@ -660,6 +745,7 @@ def test_no_mode_touches_memory_that_is_not_its_own(
     for mode in ("measure", "infer", "profile", "compile"):
         assert "error" not in checked.result(mode, model, *images)
     assert "error" not in checked.result("measure", model, "--cpus", "0", "--quiet-pace-ns", "0.01")
+    assert len(checked.result("measure", model, *BESIDE)["spans"]) == 5
     hostile = _unary(tmp_path / "m.onnx", "Abs", ["n", "w"], name='"\xff\n')
     for words in (("--dim", "w", "7"), ("--dim", "w", str(1 << 62)), (), ("--dim", "q", "1")):
         checked.result("measure", hostile, "--min-duration", "0", *words)

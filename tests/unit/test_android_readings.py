@@ -47,6 +47,8 @@ UNITS = {
     "battery_temperature": "degC",
     "battery_voltage": "V",
     "battery_current": "A",
+    "battery_charge": "C",
+    "usb_data": "flag",
 }
 SCRIPTS = (FACTS, SAMPLE, FITNESS, WATCH, PREPARE, RESTORE, SWEEP, LOG, KERNEL)
 LOOKS = 11
@@ -100,8 +102,39 @@ class TestSample:
                 "battery_temperature": 28.7,
                 "battery_voltage": 3.911,
                 "battery_current": -0.431,
+                "battery_charge": 10_800,
             }
         )
+
+    @pytest.mark.parametrize("told", ["file", "question", "dump"])
+    def test_what_is_left_in_the_battery(
+        self, told: str, shell: str, tmp_path: Path, platform: MakePhone
+    ) -> None:
+        phone = Phone(tmp_path)
+        phone.tell("dumpsys/battery", battery_dump(level_pct=62, celsius=28, charge_uah=2_000_000))
+        words = "2500000" if told == "question" else "Unknown get option: counter"
+        cmd = phone.tools / "cmd"
+        cmd.write_text(f'#!/bin/sh\n[ "$*" = "battery get -f counter" ] && echo "{words}"\n')
+        cmd.chmod(0o755)
+        if told == "file":
+            phone.write(f"{PACK}/charge_counter", "3000000")
+        values = _values(platform(phone, shell).sample())
+        expected = {"file": 10_800, "question": 9_000, "dump": 7_200}
+        assert values["battery_charge"] == pytest.approx(expected[told])
+
+    @pytest.mark.parametrize(("configured", "value"), [("true", 1), ("false", 0), ("", None)])
+    def test_whether_a_host_has_configured_it(
+        self,
+        configured: str,
+        value: float | None,
+        shell: str,
+        tmp_path: Path,
+        platform: MakePhone,
+    ) -> None:
+        phone = Phone(tmp_path)
+        line = f"\n      configured={configured}" if configured else ""
+        phone.tell("dumpsys/usb", f"usb={{\n    handler={{\n      connected=true{line}\n    }}")
+        assert _values(platform(phone, shell).sample()).get("usb_data") == value
 
     @pytest.mark.parametrize(("status", "cooling"), [(1, 0), (3, 4), (0, 2)])
     def test_a_light_status_and_a_cooling_device_are_throttling(
@@ -128,7 +161,10 @@ class TestSample:
         self, shell: str, tmp_path: Path, platform: MakePhone
     ) -> None:
         phone = Phone(tmp_path)
-        phone.tell("dumpsys/battery", battery_dump(level_pct=400, celsius=-127.0, voltage_mv=0))
+        phone.tell(
+            "dumpsys/battery",
+            battery_dump(level_pct=400, celsius=-127.0, voltage_mv=0, charge_uah=0),
+        )
         told = _values(platform(phone, shell).sample())
         assert not [name for name in told if name.startswith("battery")]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import itertools
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -104,8 +105,14 @@ def test_seeded_inputs_are_the_same_every_time(digits: Path) -> None:
 LOAD = {"min_duration_s": 0.01, "min_queries": 11, "max_duration_s": 1.0}
 
 
+def _quiet(
+    run: loadgen.Run, load: loadgen.Spec, quiet_ns: float | None
+) -> tuple[np.ndarray, float]:
+    return loadgen.quiet_window(partial(loadgen.timed_loop, run, [], [{}]), load, quiet_ns)
+
+
 def test_a_window_has_both_its_halves_in_order_and_a_pace() -> None:
-    samples, pace = loadgen.timed_window(lambda names, feed: None, [], [{}], LOAD)
+    samples, pace = _quiet(lambda names, feed: None, LOAD, None)
     assert samples.shape[1] >= 12
     assert (np.diff(samples[0]) > 0).all()
     assert pace > 0
@@ -114,9 +121,9 @@ def test_a_window_has_both_its_halves_in_order_and_a_pace() -> None:
 def test_without_a_known_pace_or_at_it_the_first_window_counts() -> None:
     calls = []
     run = lambda names, feed: calls.append(1)  # noqa: E731
-    loadgen.quiet_window(run, [], [{}], {**LOAD, "min_duration_s": 0.0, "min_queries": 2}, None)
+    _quiet(run, {**LOAD, "min_duration_s": 0.0, "min_queries": 2}, None)
     assert len(calls) == 2
-    loadgen.quiet_window(run, [], [{}], {**LOAD, "min_duration_s": 0.0, "min_queries": 2}, 1e9)
+    _quiet(run, {**LOAD, "min_duration_s": 0.0, "min_queries": 2}, 1e9)
     assert len(calls) == 4
 
 
@@ -124,6 +131,6 @@ def test_a_pace_that_never_comes_is_waited_for_with_patience_and_no_longer(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(loadgen, "PATIENCE_S", 0.1)
-    samples, pace = loadgen.quiet_window(lambda names, feed: None, [], [{}], LOAD, 1e-3)
+    samples, pace = _quiet(lambda names, feed: None, LOAD, 1e-3)
     assert samples.shape[1] >= 12
     assert pace > 1e-3

@@ -26,6 +26,7 @@ CORE = Path(__file__).parent / "mcu_core"
 EXAMPLE = Path(__file__).parent / "mcu_example"
 SLOT, SLOT_BYTES, RAM, RAM_BYTES = 0x10000, 8192, 0x30000, 4096
 FUZZED_BYTES = 10_000_000
+LOW, HIGH = 0, 1
 
 
 class Process:
@@ -421,7 +422,8 @@ def test_the_example_is_a_whole_board(
     board.give(bytes(range(16)), max_payload=told.max_payload)
     ran = board.infer(count=3)
     assert len(ran.ticks) == 3
-    assert board.output(4, max_payload=told.max_payload) == bytes([0, 2, 4, 6])
+    assert board.output(4, max_payload=told.max_payload) == bytes([0, 2, 4, HIGH])
+    assert board.item(bytes(range(16)), 4, max_payload=told.max_payload)[3] == LOW
     line.sequence += 1
     line.write(line.frame(Kind.RESET))
     assert line.read() is not None

@@ -14,13 +14,16 @@ import pytest
 
 from drivers.runtimes import native_build, ort_library
 from drivers.runtimes.compiled_models import KEPT, RECIPES, CompiledModel
-from drivers.runtimes.device_options import read_provider_options
+from drivers.runtimes.device_options import read_provider_options, read_sync_gpio
 from drivers.runtimes.native_build import TRIPLES, Compiler, build_runner, build_with, compilers
 from drivers.runtimes.ort_library import find_library
+from drivers.runtimes.ort_native import OrtNative
+from drivers.runtimes.ort_python import OrtPython
 from drivers.runtimes.raw_inputs import raw_inputs
 from drivers.transports.local import LocalTransport
 from farm.errors import ConfigError
 from farm.model import Address, Artifact, Device
+from farm.protocols import Runtime
 from farm.shell import cache_folder, made_once
 
 X86_64, AARCH64, ARM = 62, 183, 40
@@ -108,9 +111,12 @@ def test_inputs_that_are_no_numbers_are_refused(tmp_path: Path, values: np.ndarr
 # Options
 
 
-def _device(**options: str) -> Device:
+def _device(*, meter: str = "", **options: str) -> Device:
     address = Address(scheme="local", place="")
-    return Device(name="b", type="t", address=address, options=tuple(options.items()))
+    return Device(
+        name="b", type="t", address=address, options=tuple(options.items()),
+        meter=Address.parse(meter) if meter else None,
+    )  # fmt: skip
 
 
 def test_processors_are_read() -> None:
@@ -136,6 +142,36 @@ def test_provider_options_are_read() -> None:
 def test_provider_options_that_cannot_be_read_are_told(text: str) -> None:
     with pytest.raises(ConfigError, match="ep_options"):
         read_provider_options(_device(ep_options=text))
+
+
+@pytest.mark.parametrize("text", ["/dev/gpiochip0:17", "/dev/gpiochip0:!17", "/dev/a.b-c/d:0"])
+def test_pins_are_read(text: str) -> None:
+    assert read_sync_gpio(_device(sync_gpio=text, meter="ppk2://1?sync=D0")) == text
+
+
+def test_a_device_without_a_wire_needs_no_pin() -> None:
+    assert read_sync_gpio(_device()) == ""
+    assert read_sync_gpio(_device(meter="tc66c://")) == ""
+
+
+@pytest.mark.parametrize("kind", [OrtPython, OrtNative])
+@pytest.mark.parametrize(
+    "text",
+    ["17", "gpiochip0:17", "/dev/gpiochip0", "/dev/gpiochip0:", "/dev/gpiochip0:!", "/dev/g:-1",
+     "/dev/g:1x", "/dev/g:1\n", "/dev/$(x):1", "/dev/g:!!1", "/dev/g:\u0663", "/dev/g:9999999999"],
+)  # fmt: skip
+def test_a_pin_that_is_none_is_refused(kind: type[Runtime], text: str) -> None:
+    with pytest.raises(ConfigError, match="sync_gpio") as caught:
+        kind.check(_device(sync_gpio=text))
+    assert "/dev/gpiochip0:17" in caught.value.hint
+
+
+@pytest.mark.parametrize("kind", [OrtPython, OrtNative])
+def test_a_wire_without_a_pin_is_refused(kind: type[Runtime]) -> None:
+    with pytest.raises(ConfigError, match="'sync_gpio' does not name it") as caught:
+        kind.check(_device(meter="ppk2://1?sync=D0"))
+    assert "/dev/gpiochip0:17" in caught.value.hint
+    kind.check(_device(meter="ppk2://1?sync=D0", sync_gpio="/dev/gpiochip0:17"))
 
 
 # Libraries

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from drivers.virtual.rail import Rail
+from drivers.virtual.rail import KEPT_NS, Rail
 
 S = 10**9
 
@@ -39,3 +39,12 @@ def test_a_step_voids_what_was_planned_after_it() -> None:
     made.step(3 * S, 1.0)
     assert made.energy_j(2 * S, 6 * S) == pytest.approx(3 + 3)
     assert made.pin_at(np.array([3 * S], np.int64)).tolist() == [0]
+
+
+def test_what_is_long_past_is_forgotten_and_what_is_planned_is_not() -> None:
+    made = rail()
+    later = KEPT_NS + 10 * S
+    made.plan([later, later + S], [2.0, 1.0], [True, False])
+    made.step(later + 3 * S, 4.0)
+    assert made.energy_j(later - S, later + 4 * S) == pytest.approx(1 + 2 + 2 + 4)
+    assert not made.pin_at(np.array([3 * S], np.int64))[0], "nobody remembers"

@@ -240,12 +240,14 @@ static uint32_t timed(uint32_t ms)
 }
 
 /* A run that takes longer than one turn of the counter would be timed wrongly: the watchdog ends
- * it, whatever time is left. */
+ * it, whatever time is left. The pin is high for as long as inferences follow each other; of a run
+ * that does not end, the restart lowers it. */
 static void run(uint32_t count, uint32_t timeout_ms)
 {
     uint32_t ticks_per_ms = farm_port_tick_hz() / 1000;
     uint32_t turn_ms = UINT32_MAX / ticks_per_ms, left_ms = timeout_ms, rest = 0;
     farm_port_stack_paint();
+    farm_port_sync(true);
     for (uint32_t i = 0; i < count; i++) {
         uint32_t ticks = timed(left_ms < turn_ms ? left_ms : turn_ms);
         farm_put32(last.payload + 8 + 8 * i, ticks);
@@ -256,6 +258,7 @@ static void run(uint32_t count, uint32_t timeout_ms)
         rest %= ticks_per_ms;
         left_ms = ms < left_ms ? left_ms - ms : 1;
     }
+    farm_port_sync(false);
     farm_put32(last.payload, farm_port_stack_peak());
     farm_put32(last.payload + 4, 0);
     last.length = 8 + 8 * count;

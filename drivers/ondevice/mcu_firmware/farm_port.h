@@ -65,6 +65,10 @@ bool farm_port_ticks_are_cycles(void);
  * that time; 0 ends the watch. The default has no watchdog: a model that hangs needs a person. */
 void farm_port_watchdog(uint32_t ms);
 
+/* Optional: raise or lower the pin that tells a meter when inferences run. It is low after a start,
+ * whatever that was caused by. The default has no pin. */
+void farm_port_sync(bool high);
+
 /* Optional: the number of the processor (CPUID), 0 by default. */
 uint32_t farm_port_cpuid(void);
 

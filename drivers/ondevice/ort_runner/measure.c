@@ -105,15 +105,46 @@ static void tell_number(struct json *result, const char *key, double value)
     json_number(result, value);
 }
 
+static void tell_spans(struct json *result, const struct spans *spans)
+{
+    json_key(result, "spans");
+    json_begin_list(result);
+    for (size_t i = 0; i < spans->count; i++) {
+        const struct span *span = &spans->items[i];
+        json_begin_list(result);
+        json_string(result, span->kind);
+        json_integer(result, span->start_ns);
+        json_integer(result, span->end_ns);
+        json_integer(result, span->inferences);
+        json_end_list(result);
+    }
+    json_end_list(result);
+}
+
+/* Beside a meter nothing but inferences may run inside the window, and none is run again. */
+static double any_window(const struct options *options, const struct model *model,
+    const struct feeds *feeds, const struct pin *pin, struct samples *samples,
+    struct spans *spans)
+{
+    if (!options->metered)
+        return quiet_window(options, model, feeds, samples);
+    double pace = pace_ns();
+    metered_window(options, model, feeds, pin, samples, spans);
+    return pace;
+}
+
 void measure(const struct options *options, struct json *result)
 {
+    struct pin pin = open_pin(options->gpio);
     struct model model = open_model(options, false);
     struct feeds feeds = make_feeds(options, &model);
     int64_t first_ns = first_inference(&model, &feeds);
     bool settled = warm_up(&model, &feeds, (int64_t)(options->warmup_s * 1e9));
     struct samples samples = {0};
-    double pace = quiet_window(options, &model, &feeds, &samples);
+    struct spans spans = {0};
+    double pace = any_window(options, &model, &feeds, &pin, &samples, &spans);
     keep_samples(&samples);
+    tell_spans(result, &spans);
     tell_integer(result, "load_ns", model.load_ns);
     tell_integer(result, "first_ns", first_ns);
     tell_number(result, "pace_ns", pace);

@@ -14,11 +14,13 @@ static const char USAGE[] =
     "  --ep-option NAME VALUE        for the first execution provider\n"
     "  --config NAME VALUE           an entry of the session's configuration\n"
     "  --threads N --optimisation 0|1|2|99 --cpus 2-3,5\n"
-    "  --warmup S --min-duration S --min-queries N --max-duration S --quiet-pace-ns NS";
+    "  --warmup S --min-duration S --min-queries N --max-duration S --quiet-pace-ns NS\n"
+    "  --idle S --chip S             beside a power meter: rests, and the length of a mark's element\n"
+    "  --gpio CHIP:LINE              the pin wired to it; CHIP:!LINE if it is low when it is set";
 
 enum {
     LIBRARY = 256, MODEL, ACCELERATOR, CPUS, INPUT, DIM, EP_OPTION, CONFIG, THREADS, OPTIMISATION,
-    WARMUP, MIN_DURATION, MIN_QUERIES, MAX_DURATION, QUIET_PACE
+    WARMUP, MIN_DURATION, MIN_QUERIES, MAX_DURATION, QUIET_PACE, IDLE, CHIP, GPIO
 };
 
 static const struct option KNOWN[] = {
@@ -37,6 +39,9 @@ static const struct option KNOWN[] = {
     {"min-queries", required_argument, NULL, MIN_QUERIES},
     {"max-duration", required_argument, NULL, MAX_DURATION},
     {"quiet-pace-ns", required_argument, NULL, QUIET_PACE},
+    {"idle", required_argument, NULL, IDLE},
+    {"chip", required_argument, NULL, CHIP},
+    {"gpio", required_argument, NULL, GPIO},
     {NULL, 0, NULL, 0},
 };
 
@@ -88,6 +93,9 @@ static bool read_single(struct options *options, int option, const char *word)
     case MIN_QUERIES: options->min_queries = whole_number(word); return true;
     case MAX_DURATION: options->max_duration_s = number(word); return true;
     case QUIET_PACE: options->quiet_pace_ns = number(word); return true;
+    case IDLE: options->metered = true; options->idle_s = number(word); return true;
+    case CHIP: options->chip_s = number(word); return true;
+    case GPIO: options->gpio = word; return true;
     default: return false;
     }
 }

@@ -72,6 +72,9 @@ struct options {
     int threads, optimisation;
     double warmup_s, min_duration_s, max_duration_s, quiet_pace_ns;
     int64_t min_queries;
+    bool metered;       /* a power meter samples meanwhile */
+    double idle_s, chip_s;
+    const char *gpio;   /* NULL: no pin is wired to the meter */
 };
 
 struct options read_options(int argc, char **argv);
@@ -192,6 +195,36 @@ void timed_loop(run_function run, const struct model *model, const struct feeds 
 double loop_overhead_ns(void);
 bool warm_up(const struct model *model, const struct feeds *feeds, int64_t limit_ns);
 double pace_ns(void);
+
+/* ---- gpio.c: the pin that is wired to a meter ---- */
+
+struct pin {
+    const char *text; /* NULL if none is wired */
+    int line;
+};
+
+/* `/dev/gpiochip0:17`, or `/dev/gpiochip0:!17` for one that is low when it is set; or NULL. It is
+ * low until then, and nobody else can use it as long as this process lives. What becomes of it
+ * afterwards is up to the chip: most let it float. */
+struct pin open_pin(const char *text);
+void set_pin(const struct pin *pin, bool high);
+
+/* ---- metered.c: a window beside a power meter ---- */
+
+struct span {
+    const char *kind;
+    int64_t start_ns, end_ns; /* since 1970 */
+    int64_t inferences;
+};
+
+struct spans {
+    struct span items[5]; /* two rests, two marks and the window at most */
+    size_t count;
+};
+
+void metered_window(const struct options *options, const struct model *model,
+    const struct feeds *feeds, const struct pin *pin, struct samples *samples,
+    struct spans *spans);
 
 /* ---- measure.c ---- */
 

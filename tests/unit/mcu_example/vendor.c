@@ -1,4 +1,5 @@
 /* The library of a chip that is a process: its line is standard input and output. */
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <time.h>
@@ -27,10 +28,16 @@ uint32_t vendor_timer_us(void)
 
 _Noreturn void vendor_restart(void) { exit(3); }
 
+static bool pin;
+
+void vendor_pin_write(bool high) { pin = high; }
+
+/* Its last output tells where the pin stands. */
 void my_model(const void *input, void *output)
 {
     const uint8_t *in = input;
     uint8_t *out = output;
     for (int i = 0; i < 4; i++)
         out[i] = (uint8_t)(in[i] * 2);
+    out[3] = pin;
 }

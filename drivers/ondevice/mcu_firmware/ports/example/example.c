@@ -1,5 +1,5 @@
 /* The least that a firmware needs to be a device of the farm: its model, a byte in, a byte out, a
- * clock and a restart. Everything else has a default. */
+ * clock and a restart. Everything else has a default; the pin for a power meter is here too. */
 #include "farm_core.h"
 
 /* What the chip's library has under whatever name. */
@@ -7,6 +7,7 @@ void vendor_uart_write(uint8_t byte); /* waits for room */
 uint8_t vendor_uart_read(void);       /* waits for a byte; sleeps meanwhile, if it can */
 uint32_t vendor_timer_us(void);       /* counts microseconds through all 32 bits */
 _Noreturn void vendor_restart(void);
+void vendor_pin_write(bool high); /* an output, low from the start on */
 
 /* ---- The model ---- */
 
@@ -30,6 +31,8 @@ void farm_port_put(const uint8_t *bytes, size_t count)
 uint32_t farm_port_clock(void) { return vendor_timer_us(); }
 
 void farm_port_restart(void) { vendor_restart(); }
+
+void farm_port_sync(bool high) { vendor_pin_write(high); }
 
 int main(void)
 {

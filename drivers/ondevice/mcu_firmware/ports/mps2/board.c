@@ -86,6 +86,11 @@ static size_t get(uint8_t *bytes, size_t room)
     return count;
 }
 
+/* ---- Pin ---- */
+
+/* User LED 0; a reset of the board lets it go out. */
+void farm_port_sync(bool high) { FARM_REGISTER(FPGAIO) = high; }
+
 /* ---- Time ---- */
 
 #ifdef TIMER

@@ -13,6 +13,7 @@
 #define WATCHDOG 0x40008000u
 #define WATCHDOG_HZ 25000000u
 #define TIMER 0x40000000u
+#define FPGAIO 0x40028000u
 #define FARM_RAM_ADDRESS 0x20100000u
 #elif defined(BOARD_AN547)
 #define FARM_CLOCK_HZ 32000000u
@@ -24,6 +25,7 @@
 #define WATCHDOG_HZ 32768u
 #define COUNTER_CONTROL 0x58100000u
 #define COUNTER 0x58101000u
+#define FPGAIO 0x59302000u
 #define FARM_RAM_ADDRESS 0x70800000u
 #else
 #error "which board?"

@@ -1,4 +1,4 @@
-/* STM32F405: USART1 on PA9 (out) and PA10 (in), TIM2 as clock. */
+/* STM32F405: USART1 on PA9 (out) and PA10 (in), PA8 for a meter, TIM2 as clock. */
 #include "clocks.h"
 #include "cortex_m.h"
 #include "farm_core.h"
@@ -95,6 +95,19 @@ void farm_port_restart(void)
     farm_cortex_restart(farm_cortex_in_handler() ? FARM_FAULT : FARM_RESET);
 }
 
+/* ---- Pin ---- */
+
+enum { PA8 = 1 << 8, PA8_LOW = 1 << 24 };
+
+/* Between a reset and this the pin floats. */
+static void start_pin(void)
+{
+    GPIOA_BSRR = PA8_LOW;
+    GPIOA_MODER |= 1 << 16; /* out */
+}
+
+void farm_port_sync(bool high) { GPIOA_BSRR = high ? PA8 : PA8_LOW; }
+
 /* ---- Time ---- */
 
 static void start_clock(void)
@@ -144,6 +157,7 @@ int main(void)
     RCC_AHB1ENR |= 1 << 0;
     RCC_APB1ENR |= 1 << 0 | 1 << 3;
     RCC_APB2ENR |= 1 << 4;
+    start_pin();
     struct farm_start start = farm_cortex_start();
     ask_reset_logic(&start);
     start_clock();
