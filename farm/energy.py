@@ -149,8 +149,9 @@ def meter_facts(facts: MeterFacts) -> tuple[Fact, ...]:
 def exchange_clocks(connection: Connection) -> Clocks | None:
     """How the device's wall clock stands to this machine's monotonic one; None without a shell.
 
-    A device without a useful `date` is taken to be right by some seconds, which marks mend. Asked several times: the fastest answer tells it best, for the device's clock was read somewhere
-    between question and answer.
+    A device without a useful `date` is taken to be right by some seconds, which marks mend. It is
+    asked several times: the fastest answer tells it best, for the clock was read somewhere between
+    question and answer.
     """
     if not connection.has_shell:
         return None

@@ -159,8 +159,8 @@ def _disturbance(harvest: Harvest) -> tuple[str, ...]:
 
 
 CONDITION_WORDS = {
-    "short_window": "shorter than 10 s or 10 inferences, or than 60 s without a wire, or too short for "
-    "this meter: for a look, never for a gate",
+    "short_window": "shorter than 10 s or 10 inferences, than 60 s without a wire, or too short "
+    "for this meter: for a look, never for a gate",
     "meter_lost": "more than 0.1 % of the meter's samples are lost",
     "meter_saturated": "the meter was at full scale",
     "meter_ranges": "the meter's ranges were used otherwise than before",

@@ -183,7 +183,7 @@ class Measured:
         scalars: values that need no samples, such as `memory.peak_rss`.
         accelerator: where the model really ran.
         pace_ns: time of one turn of a fixed loop in the middle of the window, or before it beside
-            a meter, which tells whether others shared the processor; None if the runtime does not tell.
+            a meter, which tells whether others shared the processor; None if nobody tells.
         facts: circumstances of this window, such as whether the warm-up settled.
         time_basis: what the device counts.
         spans: what the device did beside a meter, in order; none if it was not asked to.

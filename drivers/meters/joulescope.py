@@ -56,8 +56,8 @@ class Joulescope(Meter):
     Address: `joulescope://JS220-001234`, as on its label. Options: `rate` in samples per second, of
     `RATES`. A JS110 may cut the current of the device for a moment when it is opened.
 
-    It finds its range of current by itself, within a microsecond. It has no mark for a sample at
-    full scale: a JS220 measures up to 10 A.
+    It finds its range of current by itself. It marks no samples at full scale, so none are told: do
+    not draw more than its label allows.
     """
 
     options: ClassVar[tuple[str, ...]] = ("rate",)
@@ -97,6 +97,7 @@ class Joulescope(Meter):
             self._topics["logic"] = f"s/gpi/{GPI[pin.removeprefix('!')]}"
         self._bus = bus_of(self._path)
         self._undo: list[Callable[[], object]] = []
+        """What ends the streams, in the order in which they began."""
         self._is_open = False
         self._open()
 
@@ -175,8 +176,12 @@ class Joulescope(Meter):
             )
         self._do("open", partial(self._bus.open, self._path, "restore"))
         self._is_open = True
-        for topic, value in SETTINGS[self._model]:
-            self._do("set", partial(self._bus.publish, f"{self._path}/{topic}", value))
+        try:
+            for topic, value in SETTINGS[self._model]:
+                self._do("set", partial(self._bus.publish, f"{self._path}/{topic}", value))
+        except InfraError:
+            self.close()
+            raise
 
     def _listen(self, name: str, topic: str, heard: queue.Queue[Message]) -> None:
         """Have the driver put messages there: a queue of an earlier start hears nothing new."""

@@ -48,8 +48,8 @@ def check_place(address: Address, device: str) -> None:
         raise ConfigError(
             f"'{place}' names no serial port",
             device=device,
-            hint=f"write for example {address.scheme}:///dev/serial/by-id/NAME, {address.scheme}://SERIALNUMBER or "
-            f"{address.scheme}://HOST:PORT",
+            hint="write for example {0}:///dev/serial/by-id/NAME, {0}://SERIALNUMBER or "
+            "{0}://HOST:PORT".replace("{0}", address.scheme),
         )
     if not place.startswith("/") and not tcp:
         _only_one(place, device, _with_number(place))

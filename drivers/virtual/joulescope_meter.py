@@ -209,7 +209,7 @@ class PlayedJoulescope:
                 self._tell(f"{self._path}/{name}/!data", message)
 
     def _message(self, name: str, first: int) -> dict[str, Any]:
-        """What a stream says of a tick, as the maker's driver hands it out."""
+        """What a stream says of a tick: what the farm uses of what the maker's driver hands out."""
         start_ns = self._on_ns + (first - FIRST_ID) * ID_NS
         edges = start_ns + np.arange(0, TICK_IDS + 2, 2, dtype=np.int64) * ID_NS
         data: npt.NDArray[Any] = np.zeros(TICK_IDS, np.uint8)

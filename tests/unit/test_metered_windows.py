@@ -18,6 +18,7 @@ import pytest
 
 from drivers.ondevice import loadgen, metered
 from drivers.runtimes.native_build import SOURCES
+from drivers.runtimes.ort_deployment import MAX_CHIP_S
 from drivers.runtimes.ort_python import LOADGEN, METERED, OrtPython
 from drivers.transports.local import LocalTransport
 from farm import metering
