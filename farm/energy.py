@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -25,7 +26,7 @@ from farm.metering import (
 )
 from farm.metrics import METRICS
 from farm.model import Device, Job, Load, Measure
-from farm.plugins import open_meter
+from farm.plugins import is_virtual_meter, open_meter
 from farm.protocols import Deployment, Meter
 from farm.record import Fact, Measured, Measurement, Reading
 from farm.recorder import Recorder, Seen
@@ -43,9 +44,11 @@ COARSE_NS = 10**9
 UNKNOWN_NS = 10**10
 """By how much a clock is taken to be off that nobody could ask."""
 MAX_BATTERY = 0.01
-"""A battery in the path may have given or taken so much of the energy, not more."""
+"""A battery in the path may have given or taken so much of the energy, and be so uncertain."""
 MIN_BATTERY = 0.005
 """Standard uncertainty of what a battery's gauge tells, as a share of the energy."""
+UAH_C = 3600e-6
+"""Coulombs of a microampere-hour, in which gauges count."""
 
 
 class Metering:
@@ -65,7 +68,7 @@ class Metering:
     def __init__(
         self, meter: Meter, job: Job, connection: Connection, folder: Path, seen: Seen
     ) -> None:
-        self.facts: MeterFacts = meter.facts()
+        self.facts: MeterFacts = facts_of(meter, job.device)
         self._meter = meter
         self._seen = seen
         self._device: Device = job.device
@@ -130,6 +133,12 @@ def metering(
         yield Metering(meter, job, connection, folder, seen)
 
 
+def facts_of(meter: Meter, device: Device) -> MeterFacts:
+    """What a meter says of itself; the driver of one cannot know that it talks to a virtual one."""
+    facts = meter.facts()
+    return replace(facts, simulated=facts.simulated or is_virtual_meter(device))
+
+
 def meter_name(facts: MeterFacts) -> str:
     """Model and serial number, which tell one meter from another."""
     return f"{facts.model} {facts.serial}".strip()
@@ -183,6 +192,19 @@ def _together(before: Clocks | None, after: Clocks | None) -> Clocks | None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Battery:
+    """What a battery in the path gave besides, as shares of what the meter saw.
+
+    Attributes:
+        share: what it gave, negative for what it took.
+        uncertainty: standard uncertainty of that.
+    """
+
+    share: float
+    uncertainty: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Figures:
     """What a window says in the end.
 
@@ -223,8 +245,8 @@ def figures(
     conditions = (*window.conditions, *wrong)
     if UNUSABLE & set(conditions):
         return Figures(measurements=(), conditions=conditions, window=window, battery=0.0)
-    if battery is not None and not wrong:
-        window = replace(window, energy_j=window.energy_j * (1 + battery))
+    if battery and not wrong:
+        window = replace(window, energy_j=window.energy_j * (1 + battery.share))
     values = {
         "energy.per_inference": window.per_inference_j,
         "energy.net_per_inference": window.net_per_inference_j,
@@ -243,7 +265,7 @@ def figures(
         ),
         conditions=conditions,
         window=window,
-        battery=0.0 if battery is None else max(MIN_BATTERY, abs(battery) / 2),
+        battery=battery.uncertainty if battery else 0.0,
     )
 
 
@@ -260,13 +282,16 @@ def _battery(
     device: Device,
     before: tuple[Reading, ...],
     after: tuple[Reading, ...],
-) -> tuple[float | None, tuple[str, ...]]:
-    """What a battery in the path gave besides, as a share of what the meter saw; and what is wrong.
+) -> tuple[Battery | None, tuple[str, ...]]:
+    """What a battery in the path gave besides; and what is wrong with that.
 
     None where there is no battery, or it is out of the path.
     """
-    told = {reading.name for reading in before}
-    if not facts.in_path or device.option("battery") == BYPASSED or "battery" not in told:
+    if (
+        not facts.in_path
+        or device.option("battery") == BYPASSED
+        or all(reading.name != "battery" for reading in before)
+    ):
         return None, ()
     charge_c, volts = (
         [next((r.value for r in readings if r.name == name), None) for readings in (before, after)]
@@ -274,6 +299,20 @@ def _battery(
     )
     if None in charge_c or None in volts or not recording.energy_j > 0:
         return None, ("battery_unknown",)
-    given_c = float(charge_c[0] or 0.0) - float(charge_c[1] or 0.0)
-    share = given_c * (float(volts[0] or 0.0) + float(volts[1] or 0.0)) / 2 / recording.energy_j
-    return share, ("battery_term",) if abs(share) > MAX_BATTERY else ()
+    first_c, last_c = (float(c or 0.0) for c in charge_c)
+    mean_v = (float(volts[0] or 0.0) + float(volts[1] or 0.0)) / 2
+    share = (first_c - last_c) * mean_v / recording.energy_j
+    rounding = _step_c(first_c, last_c) * mean_v / recording.energy_j / math.sqrt(6)
+    told = Battery(share=share, uncertainty=max(MIN_BATTERY, abs(share) / 2, rounding))
+    if rounding > MAX_BATTERY:
+        return told, ("battery_unknown",)
+    return told, ("battery_term",) if abs(share) > MAX_BATTERY else ()
+
+
+def _step_c(*charges_c: float) -> float:
+    """The step in which a gauge counts, as far as its numbers show: a power of ten of uAh."""
+    counts = [round(charge_c / UAH_C) for charge_c in charges_c]
+    step = 1
+    while any(counts) and all(count % (10 * step) == 0 for count in counts):
+        step *= 10
+    return step * UAH_C

@@ -170,7 +170,8 @@ CONDITION_WORDS = {
     "device? farm meter verify",
     "meter_negative": "the meter saw no power: is it connected the right way round?",
     "battery_term": "the battery gave or took more than 1 % of the energy",
-    "battery_unknown": "the phone does not tell its charge, so nobody knows what its battery gave",
+    "battery_unknown": "the phone does not tell its charge, or in too large steps: nobody knows "
+    "what its battery gave; longer windows help, or a dummy battery (battery: bypassed)",
 }
 """What is wrong with a window's energy, for people, by the code of its condition."""
 

@@ -14,7 +14,7 @@ import numpy as np
 from farm.analysis.energy import Clocks, find_energy
 from farm.charging import reached
 from farm.connection import Connection
-from farm.energy import chip_s, exchange_clocks, meter_name
+from farm.energy import chip_s, exchange_clocks, facts_of, meter_name
 from farm.errors import ConfigError, DeviceError, FarmError
 from farm.inventory import read_inventory
 from farm.lease import Lease, leased
@@ -72,7 +72,7 @@ def look(inventory: Path, store: Path, names: tuple[str, ...] = ()) -> Iterator[
                 reached(device) as (road, _),
                 closing(open_meter(device, road)) as meter,
             ):
-                facts = meter.facts()
+                facts = facts_of(meter, device)
             yield Seen(device=device, facts=facts, remarks=_remarks(facts))
         except FarmError as error:
             yield Seen(device=device, complaints=(error.message,), remarks=(error.hint,))
@@ -130,7 +130,7 @@ class _Place:
         self.road: Connection
         self.road, _ = stack.enter_context(reached(device))
         self.meter: Meter = stack.enter_context(closing(open_meter(device, self.road)))
-        self.facts = self.meter.facts()
+        self.facts = facts_of(self.meter, device)
 
 
 def _alone(store: Store, device: Device) -> AbstractContextManager[Lease]:

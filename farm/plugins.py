@@ -125,6 +125,11 @@ def open_meter(device: Device, connection: Connection) -> Meter:
     return kind(device, connection)
 
 
+def is_virtual_meter(device: Device) -> bool:
+    """Whether the meter of a device is none that one could touch."""
+    return device.meter is not None and device.meter.scheme in _points(VIRTUAL_METERS)
+
+
 def open_recording(path: Path, *, volts: float | None, sync: str) -> RecordingFile:
     """Open a recording that another program made, by the ending of its name.
 

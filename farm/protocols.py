@@ -96,6 +96,7 @@ class Meter(Protocol):
 
         Raises:
             InfraError: it does not obey.
+            PreflightFailed: it could not tell what the device draws now.
         """
 
     @abstractmethod

@@ -153,7 +153,7 @@ def _begin(session: Session, meter: Metering | None, runtime: Runtime, harvest: 
     if changes := system_changes(harvest.environment, environment):  # since an earlier session
         harvest.unfit = harvest.unfit or f"system_changed: {', '.join(changes)}"
     harvest.environment = environment
-    harvest.simulated = session.simulated
+    harvest.simulated = session.simulated or bool(meter and meter.facts.simulated)
     harvest.notes += session.notes
     harvest.ran.clear()
 

@@ -129,7 +129,7 @@ class AndroidRails(Meter):
         self._up_ns = 0
         self._source, there = self._find(device.name)
         # a plus in an address is a blank
-        self._rails = tuple(device.meter.option("rail").replace("+", " ").split())
+        self._rails = tuple(dict.fromkeys(device.meter.option("rail").replace("+", " ").split()))
         unknown = [rail for rail in self._rails if rail not in there]
         if unknown or not self._rails:
             raise ConfigError(

@@ -35,7 +35,9 @@ SETTINGS = (
     "acqtime inf",
     "trigsrc sw",
     "trigdelay 0",
+    "pwrend on",
 )
+"""It remembers some of them from whoever used it before; the last leaves the board fed."""
 
 
 class Lpm01a(Meter):
@@ -102,7 +104,7 @@ class Lpm01a(Meter):
         self._running = True
 
     def read(self, *, timeout_s: float) -> Chunk:
-        """What came; nothing is waited for once there is something worth a chunk."""
+        """What came, gathered for a moment."""
         if self._orders is None:
             raise ConnectionLost("the meter is closed", device=self._device.name)
         lines, began = self._orders.lines, time.monotonic()

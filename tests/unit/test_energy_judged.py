@@ -103,6 +103,17 @@ class TestFigures:
         found = told(battery=50.0, battery_charge=9000.0, battery_voltage=8.0)  # 0.4 of 25 J
         assert found.conditions == ("battery_term",)
 
+    def test_a_gauge_that_counts_in_large_steps_is_no_help(self) -> None:
+        before = (
+            Reading(t_ns=0, name="battery", unit="pct", value=50.0),
+            Reading(t_ns=0, name="battery_charge", unit="C", value=3600.0),  # 1,000 mAh
+            Reading(t_ns=0, name="battery_voltage", unit="V", value=4.0),
+        )
+        found = figures(
+            WINDOW, recording(), FACTS, DEVICE, before=before, after=before, share_correct=None
+        )
+        assert found.conditions == ("battery_unknown",)
+
     def test_a_battery_that_does_not_tell_its_charge_is_unknown(self) -> None:
         assert told(battery=50.0).conditions == ("battery_unknown",)
 

@@ -181,20 +181,28 @@ class TestMeter:
             Lpm01a(replace(device, meter=VirtualLpm01a.start(device)), NOBODY)
 
     def test_firmware_that_cannot_tell_both_edges_is_told(self) -> None:
-        # stop, htc, powershield, version, volt and seven settings come before
-        faults = ",".join(f"error:{order}" for order in (13, 15, 17))
+        # stop, htc, powershield, version, volt and eight settings come before
+        faults = ",".join(f"error:{order}" for order in (14, 16, 18))
         device, _ = virtual(f"&sync=D7&fault={faults}")
         with pytest.raises(ConfigError, match="does not tell both edges of D7") as caught:
             Lpm01a(replace(device, meter=VirtualLpm01a.start(device)), NOBODY)
         assert "marks" in caught.value.hint
 
-    def test_one_that_has_become_warm_starts_all_the_same(self) -> None:
-        device, _ = virtual("&fault=warm:17")
+    def test_one_that_has_become_warm_calibrates_itself_and_starts(self) -> None:
+        device, _ = virtual("&fault=warm:18")
         with switched_on(device) as meter:
             for _ in range(2):
                 meter.start()
                 assert len(read_until(meter, at_least(50)).t_ns)
                 meter.stop()
+
+    def test_one_that_is_warm_and_cannot_calibrate_itself_does_not_start(self) -> None:
+        device, _ = virtual("&fault=warm:18,error:20,error:22,error:24")
+        with switched_on(device) as meter:
+            meter.start()
+            meter.stop()
+            with pytest.raises(InfraError, match="refuses 'calib'"):
+                meter.start()
 
     def test_too_much_current_ends_the_measurement(self) -> None:
         device, _ = virtual("&fault=over:100")
