@@ -41,7 +41,7 @@ bench: setup
 	$(BIN)/python -m tests.benchmarks.run $(if $(ONLY),--only $(ONLY))
 
 lock:
-	$(BIN)/uv pip compile pyproject.toml --extra adb --extra dashboard --extra dev --extra mcu --extra native --extra onnx --extra ssh --universal \
+	$(BIN)/uv pip compile pyproject.toml --extra adb --extra dashboard --extra dev --extra joulescope --extra mcu --extra meters --extra native --extra onnx --extra scpi --extra ssh --universal \
 	  --generate-hashes --no-strip-extras --python-version 3.11 --custom-compile-command "make lock" -q -o requirements.lock
 
 clean:

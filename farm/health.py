@@ -40,6 +40,9 @@ EXTRAS = {
     "ssh": ("paramiko",),
     "mcu": ("serial", "emx_onnx_cgen", "onnx", "onnxruntime", "ziglang"),
     "native": ("ziglang",),
+    "meters": ("cryptography", "serial"),
+    "joulescope": ("pyjls", "pyjoulescope_driver"),
+    "scpi": ("pyvisa", "pyvisa_py"),
 }
 """Modules that each optional part of the installation needs."""
 

@@ -291,8 +291,8 @@ def read_recording(
     return {
         "schema": "farm.recording/1",
         "file": str(path),
-        "meter": recording.model,
-        "rate_hz": recording.rate_hz,
+        "meter": recording.facts.model,
+        "rate_hz": recording.facts.rate_hz,
         "samples": samples,
         "lost": lost,
         "duration_s": counted_s,

@@ -7,7 +7,7 @@ A driver is one class, registered under an entry point (`farm.platforms`, `farm.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
@@ -155,19 +155,16 @@ class RecordingFile(Protocol):
     """A recording of a meter that another program made."""
 
     @property
-    def model(self) -> str:
-        """What made it."""
-
-    @property
-    def rate_hz(self) -> float:
-        """Samples per second."""
+    def facts(self) -> MeterFacts:
+        """What the file tells of the meter; its class is empty where it does not tell."""
 
     @property
     def inputs(self) -> tuple[str, ...]:
         """The logic inputs that it has."""
 
-    def chunks(self) -> Iterator[Chunk]:
-        """Its samples, in order; times begin with the recording.
+    @property
+    def chunks(self) -> Callable[[], Iterator[Chunk]]:
+        """Reads it from the beginning; times begin with the file.
 
         Raises:
             ConfigError: the file is broken; with the place.

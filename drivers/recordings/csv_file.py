@@ -74,7 +74,7 @@ class _Columns:
 
 
 def read_csv(path: Path, *, volts: float | None, sync: str) -> ForeignRecording:
-    """What a text file holds; arguments and errors as in `open_recording`."""
+    """What a text file holds; arguments and errors as in `farm.plugins.open_recording`."""
     names, delimiter = _read_names(path)
     scales = _scales(path, names)
     inputs = INPUTS if ALL_INPUTS in names else tuple(name for name in names if name in INPUTS)

@@ -55,7 +55,7 @@ class _Part:
 
 
 def read_jls(path: Path, *, volts: float | None, sync: str) -> ForeignRecording:
-    """What a JLS file holds; arguments and errors as in `open_recording`.
+    """What a JLS file holds; arguments and errors as in `farm.plugins.open_recording`.
 
     Power is read if it was recorded, else current and voltage are multiplied. What the recorder has
     lost is NaN in these; in the inputs it shows as low, which nobody can tell from a low input.

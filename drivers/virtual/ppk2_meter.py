@@ -23,7 +23,7 @@ from farm.protocols import VirtualMeter
 
 SAMPLE_NS = 10_000
 LAG_NS = BEHIND_NS + 10_000_000
-WORD = 4
+TURN_S = 0.005
 MOST_WORDS = 2000
 """That are made in one go."""
 LEAST_WORDS = 200
@@ -77,6 +77,7 @@ class Ppk2Unit(SerialMeter):
             self.say(self._later.pop(0))
         if self._begun_ns is not None:
             self._stream(self._begun_ns)
+        self.turn_s = TURN_S if self._later or self._begun_ns is not None else None
 
     def _power_up(self) -> None:
         self._begun_ns: int | None = None

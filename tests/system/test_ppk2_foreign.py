@@ -105,7 +105,6 @@ def ours(device: Device) -> dict[str, list[float]]:
     """The constants as our own driver reads them."""
     with closing(Ppk2(device, cast(Connection, None))) as meter:
         read = meter._calibration
-        Ppk2.release  # noqa: B018
     families = (
         read.shunt_ohm, read.square, read.gain, read.offset, read.per_volt, read.constant,
         read.user_gain,
@@ -129,7 +128,8 @@ def test_ppk2lab_reads_the_same_constants_and_the_true_mean(
 ) -> None:
     kit = device(power_w)
     told = ask(foreign, PPK2LAB, kit)
-    assert (told["samples"], told["gaps"], told["warnings"]) == (60_000, 0, [])
+    assert (told["gaps"], told["warnings"]) == (0, [])
+    assert told["samples"] >= 60_000
     assert (told["mode"], told["vdd"], told["applied"]) == (2, 3300, [True, True])
     assert told["mean_a"] == pytest.approx(power_w / VOLTS, rel=2e-3)
     assert told["constants"] == ours(kit)

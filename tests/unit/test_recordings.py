@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from drivers.recordings import csv_file
-from drivers.recordings.opening import open_recording
 from drivers.recordings.recording import ForeignRecording
 from farm.errors import ConfigError
 from farm.metering import VoltageSource
+from farm.plugins import open_recording
 
 PROFILER = "Timestamp(ms),Current(uA),D0-D7\n"
 
