@@ -35,8 +35,8 @@ from farm.store.samples import read_samples
 IDLE_SHARE, MIN_IDLE_S, MAX_IDLE_S = 0.25, 0.5, 10.0
 """A device rests for this share of its window before and after each; five windows of 10 s so have
 12 s of either."""
-CHIP_SAMPLES, MIN_CHIP_S, MAX_CHIP_S = 25, 0.05, 1.0
-"""An element of the mark lasts for so many samples of the meter, within bounds."""
+CHIP_SAMPLES, CHIP_LAGS, MIN_CHIP_S, MAX_CHIP_S = 5, 3, 0.05, 2.0
+"""An element of the mark lasts for so many samples and lags of the meter, within bounds."""
 EXCHANGES = 8
 EXCHANGE_S = 10.0
 COARSE_NS = 10**9
@@ -106,14 +106,15 @@ class Metering:
         wire = self._device.wired
         return Metered(
             idle_s=min(MAX_IDLE_S, max(MIN_IDLE_S, IDLE_SHARE * load.min_duration_s)),
-            chip_s=0.0 if wire else chip_s(self.facts.rate_hz),
+            chip_s=0.0 if wire else chip_s(self.facts),
             wire=wire,
         )
 
 
-def chip_s(rate_hz: float) -> float:
-    """How long an element of the mark must be for a meter of so many samples a second."""
-    return min(MAX_CHIP_S, max(MIN_CHIP_S, CHIP_SAMPLES / rate_hz))
+def chip_s(facts: MeterFacts) -> float:
+    """How long an element of the mark must be for a meter to show it."""
+    asked_s = max(CHIP_SAMPLES / facts.rate_hz, CHIP_LAGS * facts.lag_s)
+    return min(MAX_CHIP_S, max(MIN_CHIP_S, asked_s))
 
 
 @contextmanager

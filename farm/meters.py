@@ -199,8 +199,8 @@ def _pulse(
             running = {p.device.name: Recorder(p.meter, folder) for p in bench}
             for recorder in running.values():
                 recorders.enter_context(recorder)
-            slowest = min(p.facts.rate_hz for p in bench)
-            how = Metered(idle_s=IDLE_S, chip_s=chip_s(slowest), wire=device.wired)
+            longest_s = max(chip_s(p.facts) for p in bench)
+            how = Metered(idle_s=IDLE_S, chip_s=longest_s, wire=device.wired)
             measured = deployment.measure(PULSED, metered=how)
             recordings = {name: recorder.finish() for name, recorder in running.items()}
     finally:

@@ -263,7 +263,7 @@ def _find(device: Device) -> tuple[str, str]:
     place = device.meter.place
     if place.startswith("/"):
         return place, places.usb_name(place).rpartition(" ")[2]
-    ports = places._with_number(place)  # noqa: SLF001 -- the others refuse a second port
+    ports = places.ports_with_number(place)
     # Newer ones have a second port, which is for something else.
     measuring = [port for port in ports if (port.location or "").endswith("1")] or ports
     if not measuring:

@@ -35,6 +35,8 @@ LATE_S, LATE = 0.1, 0.02
 """An answer is late that comes so much after the board's own counter says that it was done, in
 seconds and as a share: it was lost and sent again, or this machine was busy."""
 MOST_LATE = 3
+SURE = 1.02
+"""So much longer than asked for, as the pin is high for a little less than the host believes."""
 MOST_OFF = 0.9
 """An exchange that nearly seems to consist of the line alone is a mistake about the line."""
 TRIES = 5
@@ -196,7 +198,7 @@ class _Requests:
         spent_s, late = 0.0, 0
         while spent_s < load.max_duration_s:
             missing = load.min_queries - sum(len(one.ticks) for one in ran)
-            missing_s = max(load.min_duration_s - spent_s, missing * self._each_s)
+            missing_s = max(SURE * load.min_duration_s - spent_s, missing * self._each_s)
             if missing_s <= 0:
                 break
             count = self._share(min(missing_s, load.max_duration_s - spent_s))

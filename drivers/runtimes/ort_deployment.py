@@ -21,7 +21,7 @@ START_S = 60.0
 INFER_S = 600.0
 PROFILE_S = 300.0
 MAX_CHIP_S = 2.0
-"""A runner makes the elements of a mark longer than asked for a slow model, but not than that."""
+"""A runner makes the elements of a mark longer than asked for a slow model, up to that."""
 
 SCALARS = {
     "memory.peak_rss": ("bytes", "peak_rss_bytes"),

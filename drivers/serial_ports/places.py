@@ -52,7 +52,7 @@ def check_place(address: Address, device: str) -> None:
             "{0}://HOST:PORT".replace("{0}", address.scheme),
         )
     if not place.startswith("/") and not tcp:
-        _only_one(place, device, _with_number(place))
+        _only_one(place, device, ports_with_number(place))
 
 
 def find_port(address: Address, device: str) -> str:
@@ -67,7 +67,7 @@ def find_port(address: Address, device: str) -> str:
         return place
     if _TCP.fullmatch(place):
         return TCP + place
-    found = _with_number(place)
+    found = ports_with_number(place)
     _only_one(place, device, found)
     if not found:
         raise ConnectError(
@@ -86,7 +86,8 @@ def usb_name(port: str) -> str:
     return " ".join(word for word in words if word)
 
 
-def _with_number(number: str) -> list[ListPortInfo]:
+def ports_with_number(number: str) -> list[ListPortInfo]:
+    """The ports whose adapter or board tells that serial number over USB."""
     return sorted(port for port in list_ports.comports() if port.serial_number == number)
 
 

@@ -18,6 +18,7 @@ from farm.analysis.energy_budget import (
     comparable_interval,
     energy_over_repeats,
 )
+from farm.energy import chip_s
 from farm.metering import METER_CLASSES, EnergyWindow, MeterClass, MeterFacts, SpanKind
 from tests.benchmarks.run import Figure
 from tests.unit.energy_traces import (
@@ -145,7 +146,7 @@ def _unwired(facts: MeterFacts, inference_s: float) -> Iterator[tuple[str, Energ
             window_s=60,
             idle_w=1.2,
             active_w=4.5,
-            chip_s=min(0.5, max(0.05, 25 / facts.rate_hz)),
+            chip_s=chip_s(facts),
             idle_s=10,
         )
         device = run(load, rng)

@@ -149,7 +149,7 @@ def feed(duration_s: float, fars: list[int]) -> int:
     """Play meters at the far ends of terminals, in real time; words that found no room."""
     turns = round(duration_s / TURN_S)
     block = _words(64 * TURN_WORDS)  # the counter goes on where it ends
-    pending = {far: b"" for far in fars}
+    pending = dict.fromkeys(fars, b"")
     dropped, begun = 0, time.monotonic()
     for turn in range(turns + 1):
         piece = b""

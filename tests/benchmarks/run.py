@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-AREAS = ("core", "verdicts", "ssh", "adb", "mcu")
+AREAS = ("core", "verdicts", "ssh", "adb", "mcu", "energy")
 TARGET = Path("build/bench.json")
 
 
