@@ -4,7 +4,7 @@
     |-- ConfigError      the author      inventory, suite, policy, unknown driver, missing extra
     |-- LeaseError       the farm        LeaseTimeout*, LeaseLost
     |-- InfraError       the lab         ConnectError*, ConnectionLost*, CommandTimeout*,
-    |                                    TransferCorrupt*
+    |                                    TransferCorrupt*, MeterGap*
     |-- DeviceError      the lab         PreflightFailed*, DeviceRebooted*, OutOfSpace
     |-- WorkloadError    the model team  UnsupportedModel, DeployFailed, RuntimeCrashed,
     |                                    WrongAccelerator, WrongOutput
