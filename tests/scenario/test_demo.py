@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -53,7 +54,21 @@ def test_the_demo_finds_what_is_planted_on_every_device(tmp_path: Path) -> None:
         counted = {c["device_type"] for c in failed if c["metric"] == "compute.instructions"}
         assert counted <= {"virtual-microcontroller"}, told
         assert [c["simulated"] for c in failed if c["device_type"] == "this-machine"] == [False]
+    _check_energy(document["energy"])
     assert done.returncode == (4 if undecided else 0), told
+
+
+def _check_energy(jobs: list[dict[str, Any]]) -> None:
+    """Every device with a meter tells what an inference costs, and that this is not to judge by."""
+    assert {job["device"] for job in jobs} == {"phone-1", "board-1", "camera-1", "mcu-1"}
+    for job in jobs:
+        told = json.dumps(job, indent=1)
+        assert job["outcome"] == "COMPLETED", told
+        assert job["simulated"], told
+        (energy,) = [m for m in job["measurements"] if m["metric"] == "energy.per_inference"]
+        assert energy["n"] == 3
+        assert 0 < energy["lo"] < energy["comparable_lo"] < energy["value"] < energy["hi"], told
+        assert any(note.startswith("short_window: 3 of 3") for note in job["notes"]), told
 
 
 def _was_disturbed(folder: Path, run_id: str) -> bool:

@@ -21,18 +21,20 @@ from onnx import TensorProto, helper, numpy_helper
 from typer.testing import CliRunner
 
 import farm.cli
-from drivers.lines import port
 from drivers.lines.uart import UartLine
 from drivers.mcu.client import Board, Hello, Refusal, Refused
 from drivers.mcu.image import Cpu
 from drivers.mcu.toolchain import find_toolchain
 from drivers.mcu.wire import Kind
+from drivers.runtimes import mcu_metered
 from drivers.runtimes.mcu_blame import crashes_blamed, refusals_blamed
 from drivers.runtimes.mcu_settings import read_settings
 from drivers.runtimes.mcu_slots import Images, Slots
+from drivers.serial_ports import port
 from drivers.virtual.mcu import Unit
 from drivers.virtual.mcu_control import control
 from farm.errors import DeviceRebooted, FarmError
+from farm.metering import Span, SpanKind
 from farm.model import Address, Artifact, Device
 from tests.system.emulated_boards import device, needs_emulator
 from tests.system.serial_boards import UNIT, FrameBoard, PtyHost
@@ -399,6 +401,15 @@ class TestRunning:
         said = failure(refuse)
         assert_answered(said, "the board refuses: …")
         assert "the memory does not take it" in said
+
+    def test_answers_come_late_beside_a_meter(self) -> None:
+        span = Span(kind=SpanKind.WINDOW, start_ns=0, end_ns=3 * 10**9, inferences=100)
+
+        def refuse() -> None:
+            raise mcu_metered._complaint(2.0, span)  # when: tests/unit/test_mcu_metered.py
+
+        said = failure(refuse)
+        assert_answered(said, "a request of … s by the board's counter took … s")
 
     def test_another_model_is_built_in(
         self, host: PtyHost, played: FrameBoard, digits: Path
