@@ -4,7 +4,8 @@ How the folder is laid out, and where the next view goes:
 
     views/<name>.py         one page each: reads its query parameters, asks data, draws
     data.py                 cached questions to the store: by run, by job, or bounded
-    gate.py samples.py      what was read, reduced to what can be shown
+    gate.py samples.py power.py
+                            what was read, reduced to what can be shown
     tables.py charts.py     from frames to tables and charts (columns.py: how columns look)
     wording.py units.py     from values to sentences and numbers with units
     filters.py panels.py    widgets bound to the address; pieces of page that views share

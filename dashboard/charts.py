@@ -165,6 +165,71 @@ def samples_in_order(
     return (lines + points).properties(height=HEIGHT, title=title)
 
 
+def power_over_time(
+    parts: pd.DataFrame,
+    scale: Scale,
+    *,
+    arm: str,
+    block: int,
+    levels: Mapping[str, float],
+    simulated: bool,
+) -> alt.LayerChart:
+    """What a meter saw of one window: least to largest as a band, the mean as a line.
+
+    Args:
+        parts: as `dashboard.power.parts_of` makes them.
+        scale: how W are shown.
+        arm, block: whose window it is.
+        levels: powers in W by what they are, drawn from side to side: when they were is not known.
+        simulated: whether the subtitle must say so.
+    """
+    frame = _scaled(parts, scale, "least", "mean", "largest")
+    color = palette.ARM_COLORS[arm]
+    end = float(frame["begin"].max())
+    base = alt.Chart(frame).encode(
+        x=alt.X(
+            "begin:Q",
+            title="Seconds since the recording began",
+            scale=alt.Scale(domain=[0, end], nice=False),
+            axis=alt.Axis(tickCount=10),
+        ),
+        tooltip=[
+            alt.Tooltip("begin:Q", title="From (s)", format=".3f"),
+            *(
+                alt.Tooltip(f"{name}:Q", title=f"{name.title()} ({scale.unit})", format=".4~g")
+                for name in ("least", "mean", "largest")
+            ),
+        ],
+    )
+    power = alt.Y("mean:Q", title=f"Power ({scale.unit})", scale=alt.Scale(zero=True))
+    band = base.mark_area(opacity=0.3, interpolate="step-after", color=color).encode(
+        y=alt.Y("least:Q"), y2="largest:Q"
+    )
+    line = base.mark_line(strokeWidth=1.5, interpolate="step-after", color=color).encode(y=power)
+    # Areas and lines tell only of their first point; these carry the tooltip and show nothing.
+    points = base.mark_point(filled=True, size=120, opacity=0, color=color).encode(y=power)
+    words = (f"{arm}, block {block}", "band: least to largest", "line: mean")
+    return (band + line + _levels(levels, scale, end) + points).properties(
+        height=HEIGHT, title=_title(_conditions(simulated, ""), *words)
+    )
+
+
+def _levels(levels: Mapping[str, float], scale: Scale, end: float) -> alt.LayerChart:
+    frame = pd.DataFrame(
+        {
+            "level": list(levels.values()),
+            "label": [f"{name}: {scale.text(watts)}" for name, watts in levels.items()],
+            "end": end,
+        }
+    )
+    base = alt.Chart(_scaled(frame, scale, "level")).encode(y="level:Q")
+    rules = base.mark_rule(color=palette.QUIET, strokeDash=[5, 4])
+    labels = base.mark_text(
+        color=palette.QUIET, align="right", baseline="bottom", dx=-4, dy=-3, fontSize=12
+    )
+    return rules + labels.encode(x="end:Q", text="label:N")
+
+
 def gate_intervals(cells: pd.DataFrame) -> alt.LayerChart:
     """The effect of every cell with its bounds against its margin, in the order given.
 

@@ -6,7 +6,7 @@ coloured ground. Their widths are given in pixels: a long table is measured by i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import streamlit as st
@@ -101,3 +101,52 @@ MEASUREMENTS: Columns = {
 }
 
 ENVIRONMENT: Columns = {"name": _Text("Fact"), "value": _Text("Value", width="large")}
+
+WINDOWS: Columns = {
+    "number": _Number("Window", help="In the order taken"),
+    "arm": _Text("Arm"),
+    "block": _Number("Block"),
+    "energy": _Text("Per inference", help="Gross: idle power is part of it", alignment="right"),
+    "mean": _Text("Mean power", help="While inferences ran", alignment="right"),
+    "idle": _Text("Idle power", help="With the model loaded, before and after", alignment="right"),
+    "inferences": _Text("Inferences", alignment="right"),
+    "took": _Text("Took", help="Length of the window", alignment="right"),
+    "method": _Text(
+        "Found by",
+        help="wire: a pin at the meter; marks: a pattern of load; clock: the clocks alone",
+    ),
+    "lost": _Text("Lost samples", help="In the whole recording"),
+    "conditions": _Text("Conditions", help="Why a gate does not judge it", width="large"),
+}
+
+INTERVALS: Columns = {
+    "arm": _Text("Arm"),
+    "value": _Text("Per inference", alignment="right"),
+    "unit": _Text("Unit"),
+    "absolute": _Text(
+        "Absolute lo … hi", help="Holds whatever meter one compares with: its calibration is in it"
+    ),
+    "comparable": _Text(
+        "Comparable lo … hi",
+        help="Against another figure of the same unit and meter: what both share is left out",
+    ),
+    "n": _Number("n", help="Repeats"),
+}
+
+TERM: Columns = {"term": _Text("Term"), "what": _Text("What may be off", width="large")}
+CANCELS: Columns = {
+    "cancels": _Text(
+        "Cancels", help="Whether it is the same on both sides of a comparison on one unit and meter"
+    )
+}
+"""Columns of a budget, around those of its arms."""
+
+
+def standard_uncertainties(arms: Sequence[str]) -> Columns:
+    """One column per arm, of standard uncertainties in percent of its energy."""
+    return {
+        arm: _Text(
+            arm, help="Standard uncertainty of the energy of an inference", alignment="right"
+        )
+        for arm in arms
+    }

@@ -132,6 +132,22 @@ def samples_csv(job_id: int, trace: str) -> bytes:
     return frame.to_csv(index=False).encode()
 
 
+def recordings(job_id: int) -> pd.DataFrame:
+    """What a meter saw of every repeat of a job; columns as `farm.store.reader.recordings`."""
+    opened = _open()
+    return _recordings(opened.store, opened.key, job_id)
+
+
+def recorded_s(sha256: str) -> float:
+    """How many seconds a recording took.
+
+    Raises:
+        StoreError: the file that holds it is gone or damaged.
+    """
+    opened = _open()
+    return _recorded_s(opened.store, opened.key, sha256)
+
+
 def _open() -> _Handle:
     """The store as it is on the disk now: a folder that was replaced is opened afresh.
 
@@ -208,3 +224,13 @@ def _repeats(_store: Store, key: str, job_id: int, metric: str) -> pd.DataFrame:
 @st.cache_data(ttl=_KEPT, max_entries=64, show_spinner=False)
 def _samples(_store: Store, key: str, job_id: int) -> JobSamples | None:
     return summarise(reader.traces(_store, job_id))
+
+
+@st.cache_data(ttl=_KEPT, max_entries=16, show_spinner=False)
+def _recordings(_store: Store, key: str, job_id: int) -> pd.DataFrame:
+    return reader.recordings(_store, job_id)
+
+
+@st.cache_data(ttl=_KEPT, max_entries=256, show_spinner=False)
+def _recorded_s(_store: Store, key: str, sha256: str) -> float:
+    return reader.recorded_s(_store, sha256)

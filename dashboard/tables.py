@@ -14,6 +14,8 @@ import pandas as pd
 
 from dashboard import addresses, columns, palette, units, wording
 from dashboard.columns import Columns
+from dashboard.units import Scale
+from farm.analysis.energy_budget import comparable_interval
 from farm.errors import Evidence
 from farm.metrics import METRICS
 from farm.record import Fact, Measurement, Skip
@@ -21,6 +23,8 @@ from farm.store.rows import StoredJob, StoredModel
 
 ROW_PX = 35
 """Height of a table's row, as Streamlit draws it."""
+
+_SECONDS = Scale(divisor=1, unit="s")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -159,11 +163,70 @@ def measurements_table(job: StoredJob) -> Table:
         taken = [measurement for _, measurement in found[metric]]
         scale = units.fit_scale(taken[0].unit, [m.value for m in taken])
         for arm, m in found[metric]:
-            interval = _span(
-                *(units.ABSENT if x is None else scale.number(x) for x in (m.lo, m.hi))
-            )
+            interval = _ends(m.lo, m.hi, scale)
             rows.append((metric, arm, scale.number(m.value), scale.unit, interval, m.n))
     return _table(rows, columns.MEASUREMENTS)
+
+
+def windows_table(windows: pd.DataFrame) -> Table:
+    """The windows of a job; `windows` as `dashboard.power` makes them."""
+    joules = units.fit_scale("J", windows["energy_j"])
+    watts = units.fit_scale("W", windows["mean_w"])
+    frame = pd.DataFrame(
+        {
+            "number": windows["number"],
+            "arm": windows["arm"],
+            "block": windows["block"],
+            "energy": windows["energy_j"].map(joules.text),
+            "mean": windows["mean_w"].map(watts.text),
+            "idle": windows["idle_w"].map(watts.text),
+            "inferences": [
+                units.ABSENT if units.is_absent(n) else f"{n:,.0f}" for n in windows["inferences"]
+            ],
+            "took": windows["duration_s"].map(_SECONDS.text),
+            "method": windows["method"],
+            "lost": [
+                f"{lost:,} ({inside:,} in the window)" if lost else "0"
+                for lost, inside in zip(windows["lost"], windows["lost_inside"], strict=True)
+            ],
+            "conditions": [", ".join(codes) or units.ABSENT for codes in windows["conditions"]],
+        }
+    )
+    return Table(frame=frame, columns=columns.WINDOWS)
+
+
+def intervals_table(energies: Sequence[tuple[str, Measurement]]) -> Table:
+    """What an inference takes, per arm, with both of its intervals."""
+    scale = units.fit_scale("J", [m.value for _, m in energies])
+    rows = [
+        (
+            arm,
+            scale.number(m.value),
+            scale.unit,
+            _ends(m.lo, m.hi, scale),
+            _ends(*(comparable_interval(m) or (None, None)), scale),
+            m.n,
+        )
+        for arm, m in energies
+    ]
+    return _table(rows, columns.INTERVALS)
+
+
+def budget_table(energies: Sequence[tuple[str, Measurement]]) -> Table:
+    """The standard uncertainties of every arm's energy, a row per term and a column per arm."""
+    budgets = {arm: {term.name: term for term in m.budget} for arm, m in energies}
+    terms = {name: term for terms in budgets.values() for name, term in terms.items()}
+    per_arm = columns.standard_uncertainties(list(budgets))
+    rows = [
+        (
+            name,
+            wording.TERMS.get(name, units.ABSENT),
+            *(wording.standard_uncertainty(terms.get(name)) for terms in budgets.values()),
+            "yes" if term.cancels else "no",
+        )
+        for name, term in terms.items()
+    ]
+    return _table(rows, columns.TERM | per_arm | columns.CANCELS)
 
 
 def environment_table(environment: Sequence[Fact]) -> Table:
@@ -193,6 +256,10 @@ def _latency(arms: Sequence[tuple[str, str, float]]) -> str:
     in_order = sorted(arms)
     scale = units.fit_scale(in_order[0][1], [value for _, _, value in in_order])
     return " → ".join(scale.number(value) for _, _, value in in_order) + f" {scale.unit}"
+
+
+def _ends(lo: float | None, hi: float | None, scale: Scale) -> str:
+    return _span(*(units.ABSENT if x is None else scale.number(x) for x in (lo, hi)))
 
 
 def _span(lo: str, hi: str) -> str:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import pandas as pd
 
 from dashboard import palette, units
 from dashboard.samples import CLIP_QUANTILE, JobSamples
 from dashboard.units import ABSENT, Scale
+from farm.metering import METER_CLASSES, MeterFacts, Term
 from farm.metrics import LATENCY_QUANTILES, METRICS
-from farm.record import ErrorRecord, TimeBasis
+from farm.record import ErrorRecord, Measurement, TimeBasis
 from farm.store.rows import StoredJob, StoredRun
 
 UNFINISHED = "unfinished"
@@ -137,6 +141,83 @@ def kept_traces(job: StoredJob) -> tuple[str, ...]:
     metrics = {m.metric for model in job.models for m in model.measurements}
     found = ["latency"] if job.trace_sha256 else []
     return (*found, "correct") if found and "accuracy.top1" in metrics else tuple(found)
+
+
+TERMS = {
+    "gain": "the meter's readings, by its class",
+    "voltage": "the voltage, where it is set or declared instead of measured",
+    "alignment": "where windows begin and end in the samples",
+    "lost": "what was drawn while samples were lost",
+    "filter": "what the meter makes of switching its ranges",
+    "battery": "what a battery in the path gave or took",
+    "repeat": "how much repeats differ",
+}
+"""What each term of an uncertainty budget is about."""
+
+
+def meter_facts(meter: MeterFacts) -> Facts:
+    """What took the power of a job."""
+    kind = METER_CLASSES.get(meter.meter_class)
+    worth = f", ±{100 * kind.gain:g} %" if kind else ""
+    volts = "" if meter.voltage_v is None else f", {meter.voltage_v:g} V"
+    told = [
+        ("Meter", meter.model),
+        ("Serial number", meter.serial or ABSENT),
+        ("Class", f"{meter.meter_class}{worth}"),
+        ("Voltage", f"{meter.voltage}{volts}"),
+        ("Samples per second", f"{meter.rate_hz:,g}"),
+        ("Firmware", meter.firmware),
+        ("Calibration", meter.calibration),
+        ("Calibrated", meter.calibrated),
+    ]
+    return [(label, value) for label, value in told if value]
+
+
+def standard_uncertainty(term: Term | None) -> str:
+    """One term of a budget in percent; none where a single repeat cannot tell it."""
+    return ABSENT if term is None else f"{units.significant(100 * term.relative, 2)} %"
+
+
+def preview_note(parts: int, samples: int, *, gaps: bool) -> str:
+    """What the picture of a recording is made of, and what it cannot show."""
+    drawn = f"{units.counted(samples, 'sample')} in {units.counted(parts, 'part')} of equally many."
+    missing = " What is missing leaves no gap: the rest is spread over the whole time."
+    return drawn + (missing if gaps else "")
+
+
+def spans_note(spans: Sequence[Sequence[Any]]) -> str:
+    """What a device says that it did, without a place: the store does not keep how clocks stood.
+
+    Args:
+        spans: kind, start and end in ns, inferences; as the store keeps them.
+    """
+    lengths: dict[str, list[float]] = {}
+    for kind, start_ns, end_ns, _ in spans:
+        lengths.setdefault(kind, []).append((end_ns - start_ns) / 1e9)
+    told = ", ".join(
+        f"{kind} {sum(found):.3f} s" + (f" in {len(found)} parts" if len(found) > 1 else "")
+        for kind, found in lengths.items()
+    )
+    return f"By a clock that the picture does not know, the device did: {told}."
+
+
+def uncertainty_note() -> str:
+    """How to read the two intervals and the budget."""
+    return (
+        "95 % intervals. Absolute: whatever meter one compares with, so no number of repeats makes "
+        "it smaller than the meter's calibration. Comparable: with another figure of the same unit "
+        "and meter, where what cancels is left out. The terms are standard uncertainties."
+    )
+
+
+def energies(job: StoredJob) -> list[tuple[str, Measurement]]:
+    """What an inference takes, per arm, where a budget stands behind it."""
+    return [
+        (str(model.arm), measurement)
+        for model in job.models
+        for measurement in model.measurements
+        if measurement.metric == "energy.per_inference" and measurement.budget
+    ]
 
 
 def _accelerator(job: StoredJob) -> str:

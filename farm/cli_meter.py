@@ -67,7 +67,7 @@ def release(
 
 @meter.command("import")
 def import_(
-    file: Annotated[Path, typer.Argument(help="A recording: .csv or .jls.")],
+    file: Annotated[Path, typer.Argument(help="A recording: .csv, .txt or .jls.")],
     inferences: Annotated[int, typer.Option(help="How many ran meanwhile.")] = 0,
     sync: Annotated[str, typer.Option(help="The logic input that is high while they run.")] = "",
     start: Annotated[float | None, typer.Option(help="Where to begin, in s.")] = None,

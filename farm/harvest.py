@@ -168,7 +168,7 @@ CONDITION_WORDS = {
     "meter_edges": "the wire did not show as many windows as there were",
     "meter_misaligned": "the device's pattern is not in the meter's samples: does it measure this "
     "device? farm meter verify",
-    "meter_negative": "the meter saw no power: is it connected the right way round?",
+    "meter_negative": "the meter saw no power, or it flowed back: is it the right way round?",
     "battery_term": "the battery gave or took more than 1 % of the energy",
     "battery_unknown": "the phone does not tell its charge, or in too large steps: nobody knows "
     "what its battery gave; longer windows help, or a dummy battery (battery: bypassed)",

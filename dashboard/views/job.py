@@ -1,6 +1,7 @@
 """One job: what ran where, how fast, how it went over time, and how to do it again.
 
-Query parameter: `job`, the job's number. Without one the latest jobs are listed.
+Query parameters: `job`, the job's number, without which the latest jobs are listed; `window`, the
+recording whose power is drawn.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from functools import partial
 
 import streamlit as st
 
-from dashboard import addresses, charts, data, palette, panels, tables, units, wording
+from dashboard import addresses, charts, data, palette, panels, power, tables, units, wording
 from farm.errors import ConfigError, StoreError
 from farm.record import ErrorRecord
 from farm.store.rows import StoredJob
@@ -34,6 +35,8 @@ def show() -> None:
     _show_measurements(job)
     _show_samples(job)
     _show_repeats(job)
+    _show_power(job)
+    _show_uncertainty(job)
     _show_environment(job)
     _show_command(job)
 
@@ -140,6 +143,56 @@ def _show_repeats(job: StoredJob) -> None:
     )
     st.altair_chart(chart, width="stretch")
     st.caption("Each point is the median of one repeat, a fresh process; a slope is a drift.")
+
+
+def _show_power(job: StoredJob) -> None:
+    found = power.read_power(data.recordings(job.id))
+    if found is None:
+        return
+    st.subheader("Power", anchor=False)
+    if found.meter.simulated:
+        panels.show_simulated()
+    panels.show_facts(wording.meter_facts(found.meter))
+    with panels.told_errors():
+        _show_window(job, found, _choose_window(found))
+    panels.show_table(tables.windows_table(found.windows))
+
+
+def _choose_window(found: power.JobPower) -> int:
+    """The row of the window to draw; its number is in the address (query parameter `window`)."""
+    numbers = [str(number) for number in found.windows["number"]]
+    picked = st.selectbox("Window", numbers, key="window", bind="query-params", width=150)
+    return numbers.index(picked)
+
+
+def _show_window(job: StoredJob, found: power.JobPower, row: int) -> None:
+    window, preview = found.windows.iloc[row], found.previews[row]
+    if not preview:
+        st.caption("The meter sent no samples.")
+        return
+    parts = power.parts_of(preview, data.recorded_s(window["sha256"]))
+    levels = {"mean of the window": window["mean_w"], "idle": window["idle_w"]}
+    chart = charts.power_over_time(
+        parts,
+        units.fit_scale("W", parts["mean"]),
+        arm=window["arm"],
+        block=int(window["block"]),
+        levels={name: w for name, w in levels.items() if not units.is_absent(w)},
+        simulated=job.simulated or found.meter.simulated,
+    )
+    st.altair_chart(chart, width="stretch")
+    drawn = wording.preview_note(len(preview), window["samples"], gaps=window["gaps"])
+    st.caption(panels.plain(f"{drawn} {wording.spans_note(found.spans[row])}"))
+
+
+def _show_uncertainty(job: StoredJob) -> None:
+    energies = wording.energies(job)
+    if not energies:
+        return
+    st.subheader("Uncertainty of the energy of an inference", anchor=False)
+    panels.show_table(tables.intervals_table(energies))
+    panels.show_table(tables.budget_table(energies))
+    st.caption(wording.uncertainty_note())
 
 
 def _show_environment(job: StoredJob) -> None:

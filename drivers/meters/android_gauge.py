@@ -72,7 +72,7 @@ done
 
 
 class AndroidGauge(Meter):
-    """The gauge of the phone itself. Address: `gauge:`."""
+    """The gauge of the phone itself. Address: `gauge://`."""
 
     options: ClassVar[tuple[str, ...]] = ()
     meter_class: ClassVar[str] = "gauge"
@@ -85,7 +85,7 @@ class AndroidGauge(Meter):
             raise ConfigError(
                 "a phone has one gauge, which needs no place",
                 device=device.name,
-                hint="write 'meter: gauge:'",
+                hint="write 'meter: gauge://'",
             )
 
     def __init__(self, device: Device, connection: Connection) -> None:

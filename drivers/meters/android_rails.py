@@ -101,7 +101,7 @@ class Counts:
 class AndroidRails(Meter):
     """Some rails of the phone itself, together.
 
-    Address: `rails:?rail=S2M_VDD_CPUCL2+S4M_VDD_CPUCL0`; which there are, and what hangs on them,
+    Address: `rails://?rail=S2M_VDD_CPUCL2+S4M_VDD_CPUCL0`; which there are, and what hangs on them,
     is particular to each model. What they do not feed is not measured.
     """
 
@@ -116,7 +116,7 @@ class AndroidRails(Meter):
             raise ConfigError(
                 "a phone's rails need no place",
                 device=device.name,
-                hint="write for example 'meter: rails:?rail=VSYS_PWR_DISPLAY'",
+                hint="write for example 'meter: rails://?rail=VSYS_PWR_DISPLAY'",
             )
 
     def __init__(self, device: Device, connection: Connection) -> None:

@@ -124,8 +124,9 @@ class Scpi(Meter):
         except (BadAnswer, ConnectionLost) as error:
             complaint = self._complaint()
             self.close()
+            why = error.message if isinstance(error, ConnectionLost) else str(error)
             raise ConnectError(
-                f"no supply can be asked at {self._name}: {error}{complaint}",
+                f"no supply can be asked at {self._name}: {why}{complaint}",
                 device=self._device.name,
                 hint="is it on, is its remote control enabled, and does it know 'query'?",
             ) from error

@@ -138,7 +138,7 @@ class PlayedJoulescope:
         with self._lock:
             if value and name.endswith("/ctrl") and not self._streams():
                 now = FIRST_ID + (time.monotonic_ns() - BEHIND_NS - self._on_ns) // ID_NS
-                self._began = self._next = now // TICK_IDS * TICK_IDS
+                self._began = self._next = -(-now // TICK_IDS) * TICK_IDS  # nothing from before
             self._set[name] = value
 
     def query(self, topic: str) -> Any:

@@ -196,6 +196,44 @@ def traces(store: Store, job_id: int, *, trace: str = "latency") -> pd.DataFrame
     return frame
 
 
+def recordings(store: Store, job_id: int) -> pd.DataFrame:
+    """What a meter saw of every repeat of a job, one row each, in the order taken.
+
+    Columns: arm, block, position, conditions, sha256, samples, lost, and as they are kept: meter,
+    window, spans, preview. Empty if the job had no meter.
+    """
+    repeat, recording = schema.repeat, schema.recording
+    query = (
+        sa.select(
+            *_pick(repeat, "arm", "block", "position", "conditions"),
+            *_pick(recording, "sha256", "samples", "lost", "meter", "window", "spans", "preview"),
+        )
+        .join(recording, recording.c.repeat_id == repeat.c.id)
+        .where(repeat.c.job_id == job_id, repeat.c.arm != Arm.CANARY)
+        .order_by(repeat.c.block, repeat.c.position)
+    )
+    return _frame(store, query)
+
+
+def recorded_s(store: Store, sha256: str) -> float:
+    """How many seconds lie between the first and the last sample of a recording.
+
+    Only what the file tells of itself is read, never its samples.
+
+    Raises:
+        StoreError: the file that holds them is gone or damaged.
+    """
+    try:
+        file = pq.read_metadata(trace_path(store.folder, sha256))
+    except (OSError, ValueError) as error:
+        raise StoreError(
+            f"the samples of the meter cannot be read: {error}",
+            hint="restore the folder 'traces' of the store from a backup",
+        ) from error
+    groups = [file.row_group(i).column(0).statistics for i in range(file.num_row_groups)]
+    return (max(g.max for g in groups) - min(g.min for g in groups)) / 1e9 if groups else 0.0
+
+
 def _pick(table: sa.FromClause, *names: str) -> list[sa.ColumnElement[Any]]:
     return [table.c[name] for name in names]
 

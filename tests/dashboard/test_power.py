@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from dashboard import charts, columns, power, tables, units, wording
-from dashboard.panels import plain
 from farm.analysis.energy_budget import budget, energy_over_repeats
 from farm.metering import (
     Chunk,
@@ -94,7 +93,7 @@ def _arms(result, repeats):
 
 @pytest.fixture
 def keep(builder):
-    """Writes one metered job with what a test changes of it, and shows its page."""
+    """Writes one metered job with what a test changes of it."""
 
     def write(**changes):
         run_id = builder.begin("energy")
@@ -136,12 +135,6 @@ def test_a_pasted_address_and_a_choice_draw_another_window(keep):
     assert "block 0" in drawn(app)[CHARTS_WITHOUT]["title"]["text"]
 
 
-def test_an_address_with_no_such_window_draws_the_first(keep):
-    keep()
-    app = open_view("job", job="1", window="<b>9</b>")
-    assert "block 0" in drawn(app)[CHARTS_WITHOUT]["title"]["text"]
-
-
 def test_the_uncertainty_has_its_terms_and_both_intervals(keep):
     keep(slower=1.1)
     app = open_view("job", job="1")
@@ -171,9 +164,10 @@ def test_only_a_virtual_meter_is_marked(keep):
     assert "simulated" not in str(drawn(app)[CHARTS_WITHOUT]["title"])
 
 
-def test_a_meter_with_a_hostile_name_is_shown_as_it_is_and_rendered_as_nothing(keep, hostile):
+def test_hostile_names_are_shown_as_they_are_and_no_such_window_is_the_first(keep, hostile):
     keep(meter=replace(METER, model=hostile, serial=hostile), conditions=(hostile,))
-    app = open_view("job", job="1")
+    app = open_view("job", job="1", window=hostile)
+    assert "block 0" in drawn(app)[CHARTS_WITHOUT]["title"]["text"]
     assert [text.value for text in app.text].count(hostile) == 2  # text is never markup
     assert list(table_with(app, "method")["conditions"]) == [hostile] * 2
     assert all(hostile not in element.value for element in (*app.markdown, *app.caption))
@@ -213,11 +207,13 @@ def test_what_was_not_seen_or_not_kept_is_a_dash(keep, builder):
     assert list(table["energy"]) == ["1.250 mJ", units.ABSENT]
 
 
-def test_lost_samples_are_told_in_the_table_and_under_the_picture(keep):
+def test_lost_samples_are_told_in_the_table_and_under_the_picture(keep, builder):
     keep(lost=7)
-    app = open_view("job", job="1")
-    assert list(table_with(app, "method")["lost"]) == ["7, 7 of them in the window"] * 2
-    assert plain("What is missing leaves no gap") in words(app)
+    windows = windows_of(reader.recordings(builder.store, 1))
+    assert list(tables.windows_table(windows).frame["lost"]) == ["7 (7 in the window)"] * 2
+    assert windows["gaps"].all()
+    assert "leaves no gap" in wording.preview_note(500, 1000, gaps=True)
+    assert "gap" not in wording.preview_note(500, 1000, gaps=False)
 
 
 def test_a_recording_is_as_long_as_its_samples_say(keep, builder):
