@@ -77,7 +77,12 @@ def find_mark(bins: Bins, mark: Span, offset_ns: int, reach_ns: int) -> Sighting
     low = int(np.floor((start - reach_ns) / BIN_NS - REST * chip))
     high = int(np.ceil((start + reach_ns) / BIN_NS - REST * chip)) + len(shape)
     cut = max(0, low)
-    seen = bins.power_w[cut : max(cut, high)]
+    measured = np.flatnonzero(np.isfinite(bins.power_w[cut : max(cut, high)]))
+    if not len(measured):
+        return None
+    # The recording may end right behind the last rest, long before the end of the search.
+    first, last = cut + measured[0], cut + measured[-1]
+    seen, cut = bins.power_w[first : last + 1], int(first)
     known = np.isfinite(seen)
     if len(seen) < len(shape) + 2 or known.mean() < 0.8:
         return None

@@ -27,7 +27,7 @@ from farm.testing.meters import ENOUGH, MeterContract
 VOLTS, WATTS = 3.0, 0.6
 PERIOD_S, READ_S = 0.02, 0.1
 """A virtual meter answers as often as it is asked, and nobody waits for a second's worth."""
-SETTLED_S, SLOW_S = 0.25, 0.2
+SETTLED_S, SLOW_S = 0.15, 0.05
 """By then a meter shows a new level, unless it is one of the slow ones."""
 NO_CONNECTION = cast("Connection", None)
 """These meters need nothing of the device."""
@@ -72,8 +72,8 @@ class VirtualTwin(MeterContract):
             found = np.concatenate([chunk.power_w for chunk in chunks])
             assert found[:ENOUGH].mean() == pytest.approx(watts, rel=gain)
             assert np.nanmean(found) == pytest.approx(watts, rel=gain)
-            assert chunks[0].lost == 0
-            if facts.regular:
+            if facts.regular:  # what the others miss on a busy machine is lost as well
+                assert chunks[0].lost == 0
                 _assert_nothing_is_filled_in(chunks, facts.rate_hz)
 
 

@@ -93,6 +93,18 @@ def test_a_mark_of_which_much_was_not_measured_is_not_looked_for():
     assert abs(found.offset_ns) < 2e7
 
 
+@pytest.mark.parametrize("rest_s", [0.05, 0.3, 1.0])
+def test_a_recording_may_end_right_behind_the_mark(rest_s):
+    """The search goes on for a second where nothing was recorded."""
+    chip_s, start_s = 0.05, 4.0
+    bins = marked([start_s], chip_s, 9.0)
+    power = bins.power_w.copy()
+    power[round((start_s + len(MARK) * chip_s + 0.2 + rest_s) * 1000) :] = np.nan
+    found = find_mark(replace(bins, power_w=power), mark(start_s, chip_s), 0, SECOND)
+    assert found is not None
+    assert found.likeness > 0.99
+
+
 @pytest.mark.parametrize("place_s", [-5.0, 0.2, 11.5, 40.0])
 def test_a_mark_at_the_end_of_the_trace_or_beyond_is_no_error(place_s):
     bins = marked([4.0], 0.25, 12.0)
