@@ -117,8 +117,7 @@ def release(inventory: Path, name: str) -> bool:
         ConfigError: the inventory is wrong, or the device has no meter.
     """
     (device,) = _metered(inventory, (name,))
-    meter = device.meter
-    return meter is not None and find_meter(meter.scheme).release(device)
+    return find_meter(device.metered_by.scheme).release(device)
 
 
 class _Place:

@@ -124,6 +124,17 @@ class Device:
         return dict(self.options).get(name) or self.address.option(name, default)
 
     @property
+    def metered_by(self) -> Address:
+        """Where its meter is.
+
+        Raises:
+            ConfigError: it has none.
+        """
+        if self.meter is None:
+            raise ConfigError("it has no meter", device=self.name, hint="bind one: docs/power.md")
+        return self.meter
+
+    @property
     def wired(self) -> bool:
         """Whether one of its pins is wired to a logic input of its meter."""
         return self.meter is not None and bool(self.meter.option("sync"))

@@ -115,13 +115,11 @@ def open_meter(device: Device, connection: Connection) -> Meter:
         ConfigError: its driver is unknown, or what it needs is not installed.
         InfraError: it cannot be found or opened, or is not the one meant.
     """
-    if device.meter is None:
-        raise ConfigError("it has no meter", device=device.name, hint="bind one: docs/power.md")
-    if device.meter.scheme in _points(VIRTUAL_METERS):
-        virtual: type[VirtualMeter] = _load((VIRTUAL_METERS,), device.meter.scheme, "meter")
+    scheme = device.metered_by.scheme
+    if scheme in _points(VIRTUAL_METERS):
+        virtual: type[VirtualMeter] = _load((VIRTUAL_METERS,), scheme, "meter")
         device = replace(device, meter=virtual.start(device))
-    scheme = device.meter.scheme if device.meter else ""
-    kind: type[Meter] = _load((METERS,), scheme, "meter")
+    kind: type[Meter] = _load((METERS,), device.metered_by.scheme, "meter")
     return kind(device, connection)
 
 

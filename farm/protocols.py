@@ -103,7 +103,8 @@ class Meter(Protocol):
     def read(self, *, timeout_s: float) -> Chunk:
         """What came since the last call; waits for something, and returns nothing at the deadline.
 
-        Whoever records calls again at once; a second's delay must lose nothing.
+        Whoever records calls again at once; a second's delay must lose nothing of what a meter
+        sends by itself.
 
         Raises:
             MeterGap: it sends what cannot be understood.

@@ -80,8 +80,7 @@ class AndroidGauge(Meter):
     @classmethod
     def check(cls, device: Device) -> None:
         """Refuse a place: a phone has one gauge."""
-        assert device.meter is not None
-        if device.meter.place:
+        if device.metered_by.place:
             raise ConfigError(
                 "a phone has one gauge, which needs no place",
                 device=device.name,

@@ -111,8 +111,7 @@ class AndroidRails(Meter):
     @classmethod
     def check(cls, device: Device) -> None:
         """Refuse a place: rails are those of the phone itself."""
-        assert device.meter is not None
-        if device.meter.place:
+        if device.metered_by.place:
             raise ConfigError(
                 "a phone's rails need no place",
                 device=device.name,
@@ -121,7 +120,6 @@ class AndroidRails(Meter):
 
     def __init__(self, device: Device, connection: Connection) -> None:
         self.check(device)
-        assert device.meter is not None
         self._transport = need_shell(connection)
         self._stream: Stream | None = None
         self._heard = Counts()
@@ -129,7 +127,8 @@ class AndroidRails(Meter):
         self._up_ns = 0
         self._source, there = self._find(device.name)
         # a plus in an address is a blank
-        self._rails = tuple(dict.fromkeys(device.meter.option("rail").replace("+", " ").split()))
+        asked = device.metered_by.option("rail").replace("+", " ").split()
+        self._rails = tuple(dict.fromkeys(asked))
         unknown = [rail for rail in self._rails if rail not in there]
         if unknown or not self._rails:
             raise ConfigError(

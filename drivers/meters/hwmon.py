@@ -42,14 +42,13 @@ class Hwmon(FileMeter):
     def check(cls, device: Device) -> None:
         """Refuse a place without a name, and words that mean nothing."""
         super().check(device)
-        assert device.meter is not None
-        if not device.meter.place:
+        if not device.metered_by.place:
             raise ConfigError(
                 "hwmon needs the name of a chip",
                 device=device.name,
                 hint="this lists them: grep . /sys/class/hwmon/*/name",
             )
-        kind = device.meter.option("class")
+        kind = device.metered_by.option("class")
         if kind and kind not in METER_CLASSES:
             raise ConfigError(
                 f"there is no class '{kind}' of meters",
@@ -59,9 +58,8 @@ class Hwmon(FileMeter):
 
     def __init__(self, device: Device, connection: Connection) -> None:
         super().__init__(device, connection, FIX)
-        assert device.meter is not None
         self._device = device.name
-        self._address = device.meter
+        self._address = device.metered_by
         self._at = where(device)
         folder, self._told = self._find()
         items = read_items(self._told)

@@ -245,8 +245,7 @@ class Joulescope(Meter):
 
 
 def _address(device: Device) -> Address:
-    assert device.meter is not None
-    return device.meter
+    return device.metered_by
 
 
 def _label(device: Device) -> tuple[str, str]:

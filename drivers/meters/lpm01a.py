@@ -222,5 +222,4 @@ def _volts(device: Device) -> float:
 
 
 def _address(device: Device) -> Address:
-    assert device.meter is not None
-    return device.meter
+    return device.metered_by

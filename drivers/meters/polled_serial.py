@@ -173,5 +173,4 @@ class PolledSerialMeter(Meter):
 
 def meter_address(device: Device) -> Address:
     """Where the meter of a device is that has one."""
-    assert device.meter is not None
-    return device.meter
+    return device.metered_by

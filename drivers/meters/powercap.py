@@ -35,18 +35,16 @@ class Powercap(FileMeter):
     def check(cls, device: Device) -> None:
         """Refuse what is no zone."""
         super().check(device)
-        assert device.meter is not None
-        if not _ZONE.fullmatch(device.meter.place):
+        if not _ZONE.fullmatch(device.metered_by.place):
             raise ConfigError(
-                f"'{device.meter.place}' is no zone of powercap",
+                f"'{device.metered_by.place}' is no zone of powercap",
                 device=device.name,
                 hint="write for example powercap://intel-rapl:0; see: ls /sys/class/powercap",
             )
 
     def __init__(self, device: Device, connection: Connection) -> None:
         super().__init__(device, connection, FIX)
-        assert device.meter is not None
-        root, zone = device.meter.option("root") or "/sys", device.meter.place
+        root, zone = device.metered_by.option("root") or "/sys", device.metered_by.place
         folder = f"{root}/class/powercap/{zone}"
         told = self.files.tell((f"{folder}/name", f"{folder}/max_energy_range_uj"))
         if not told:

@@ -50,7 +50,7 @@ class Ppk2(Meter):
     @classmethod
     def check(cls, device: Device) -> None:
         """Refuse a place, a mode or a voltage that can never work."""
-        address = device.meter
+        address = device.metered_by
         assert address is not None
         if not re.fullmatch(r"/[^\s]+|[0-9A-Za-z]+", address.place):
             raise ConfigError(
@@ -219,8 +219,7 @@ class Ppk2(Meter):
 
 
 def _mode(device: Device) -> int:
-    assert device.meter is not None
-    text = device.meter.option("mode", "ampere")
+    text = device.metered_by.option("mode", "ampere")
     if text not in MODES:
         raise ConfigError(
             f"mode '{text}' is none of a PPK2",
@@ -231,8 +230,7 @@ def _mode(device: Device) -> int:
 
 
 def _volts(device: Device) -> float:
-    assert device.meter is not None
-    text = device.meter.option("volts")
+    text = device.metered_by.option("volts")
     try:
         volts = float(text)
     except ValueError:
@@ -248,8 +246,7 @@ def _volts(device: Device) -> float:
 
 def _wire(device: Device) -> tuple[int, bool] | None:
     """The logic input that the device is wired to, and whether low means high."""
-    assert device.meter is not None
-    sync = device.meter.option("sync")
+    sync = device.metered_by.option("sync")
     return (int(sync.lstrip("!D")), sync.startswith("!")) if sync else None
 
 
@@ -259,8 +256,7 @@ def _find(device: Device) -> tuple[str, str]:
     Raises:
         ConnectError: it is not plugged in.
     """
-    assert device.meter is not None
-    place = device.meter.place
+    place = device.metered_by.place
     if place.startswith("/"):
         return place, places.usb_name(place).rpartition(" ")[2]
     ports = places.ports_with_number(place)

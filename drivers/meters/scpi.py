@@ -213,8 +213,7 @@ def _manager() -> pyvisa.ResourceManager:
 
 
 def _address(device: Device) -> Address:
-    assert device.meter is not None
-    return device.meter
+    return device.metered_by
 
 
 def _queries(address: Address) -> list[str]:

@@ -58,8 +58,7 @@ class VirtualHwmon(VirtualMeter):
     def start(cls, device: Device) -> Address:
         """Switch it on; the folder that plays `/sys` is the option `root`."""
         settings = _read_settings(device)
-        assert device.meter is not None
-        key = (device.name, repr(device.meter))
+        key = (device.name, repr(device.metered_by))
         with _switch:
             if key not in _chips:
                 try:
@@ -69,7 +68,7 @@ class VirtualHwmon(VirtualMeter):
                         f"cannot make the files of a meter: {error.strerror}", device=device.name
                     ) from error
             root = _chips[key].root
-        passed = tuple(pair for pair in device.meter.options if pair[0] in _PASSED_ON)
+        passed = tuple(pair for pair in device.metered_by.options if pair[0] in _PASSED_ON)
         return Address(scheme="hwmon", place=NAME, options=(*passed, ("root", str(root))))
 
 
@@ -99,8 +98,7 @@ def _read_settings(device: Device) -> _Settings:
     Raises:
         ConfigError: they cannot be read.
     """
-    assert device.meter is not None
-    option = device.meter.option
+    option = device.metered_by.option
     averages = option("averages") or AVERAGES[0]
     if averages not in AVERAGES:
         raise ConfigError(
@@ -108,7 +106,7 @@ def _read_settings(device: Device) -> _Settings:
             device=device.name,
             hint=f"one of {', '.join(AVERAGES)}",
         )
-    values = [value for name, value in device.meter.options if name == "fault"]
+    values = [value for name, value in device.metered_by.options if name == "fault"]
     faults = []
     for text in filter(None, ",".join(values).split(",")):
         kind, _, at = text.partition(":")

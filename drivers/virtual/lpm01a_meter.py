@@ -47,9 +47,8 @@ class VirtualLpm01a(VirtualMeter):
     @classmethod
     def check(cls, device: Device) -> None:
         """Refuse an unknown fault, and a gain, a seed and a voltage that are none."""
-        assert device.meter is not None
-        check_serial_meter(Lpm01aUnit, device.meter)
-        text = device.meter.option("volts")
+        check_serial_meter(Lpm01aUnit, device.metered_by)
+        text = device.metered_by.option("volts")
         if not text.replace(".", "", 1).isdecimal() or not 1.8 <= float(text) <= 3.3:
             raise ConfigError(
                 f"volts '{text}' is no voltage that an LPM01A can give",

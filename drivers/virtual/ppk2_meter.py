@@ -200,8 +200,7 @@ class VirtualPpk2(VirtualMeter):
     @classmethod
     def check(cls, device: Device) -> None:
         """Refuse a seed, a gain and faults that are none."""
-        assert device.meter is not None
-        check_serial_meter(Ppk2Unit, device.meter)
+        check_serial_meter(Ppk2Unit, device.metered_by)
 
     @classmethod
     def start(cls, device: Device) -> Address:

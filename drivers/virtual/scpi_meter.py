@@ -47,20 +47,18 @@ class VirtualScpi(VirtualMeter):
     @classmethod
     def check(cls, device: Device) -> None:
         """Refuse a seed, a gain and faults that are none."""
-        assert device.meter is not None
-        read_seed(device.meter)
-        read_gain(device.meter)
-        read_meter_faults(device.meter, FAULTS)
+        read_seed(device.metered_by)
+        read_gain(device.metered_by)
+        read_meter_faults(device.metered_by, FAULTS)
 
     @classmethod
     def start(cls, device: Device) -> Address:
         """Switch it on; the port where the production meter finds it."""
-        assert device.meter is not None
 
         def made(own: Device, folder: Path) -> Supply:
             return Supply(own).on()
 
-        return switch_on(made, replace(device, address=device.meter)).address
+        return switch_on(made, replace(device, address=device.metered_by)).address
 
 
 class Supply:

@@ -173,12 +173,11 @@ def switched_on(kind: type[SerialMeter], device: Device) -> Address:
     Raises:
         ConnectError: its folder cannot be used.
     """
-    assert device.meter is not None
 
     def made(own: Device, folder: Path) -> SerialMeter:
         return kind(own, folder).on()
 
-    return switch_on(made, replace(device, address=device.meter)).address
+    return switch_on(made, replace(device, address=device.metered_by)).address
 
 
 def check_serial_meter(kind: type[SerialMeter], address: Address) -> None:

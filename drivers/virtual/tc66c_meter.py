@@ -36,9 +36,8 @@ class VirtualTc66c(VirtualMeter):
     @classmethod
     def check(cls, device: Device) -> None:
         """Refuse an unknown fault, a gain, a seed and a serial number that are none."""
-        assert device.meter is not None
-        check_serial_meter(Tc66cUnit, device.meter)
-        number = device.meter.option("serial", "0")
+        check_serial_meter(Tc66cUnit, device.metered_by)
+        number = device.metered_by.option("serial", "0")
         if not (number.isascii() and number.isdigit()):
             raise ConfigError(
                 f"serial '{number}' is no serial number of a TC66C",

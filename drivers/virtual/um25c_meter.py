@@ -44,13 +44,12 @@ class VirtualUm25c(VirtualMeter):
     @classmethod
     def check(cls, device: Device) -> None:
         """Refuse an unknown model or fault, a gain and a seed that are none."""
-        assert device.meter is not None
-        check_serial_meter(Um25cUnit, device.meter)
-        if device.meter.place and device.meter.place not in MODELS:
+        check_serial_meter(Um25cUnit, device.metered_by)
+        if device.metered_by.place and device.metered_by.place not in MODELS:
             raise ConfigError(
-                f"there is no virtual meter '{device.meter.place}'",
+                f"there is no virtual meter '{device.metered_by.place}'",
                 device=device.name,
-                hint=nearest_hint(device.meter.place, MODELS),
+                hint=nearest_hint(device.metered_by.place, MODELS),
             )
 
     @classmethod

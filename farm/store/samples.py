@@ -5,10 +5,12 @@ A window of ten minutes has 60 million samples, so nothing here holds one as a w
 
 from __future__ import annotations
 
+import fcntl
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -41,18 +43,52 @@ PARTS = 512
 def spool(store: Path) -> Iterator[Path]:
     """A folder for files that the store may take, removed with what it did not take.
 
+    It is locked for as long as this process lives. Those that nobody holds any more are removed
+    first: of a controller that was killed, gigabytes may be left.
+
     Args:
         store: folder of the store.
 
     Raises:
         StoreUnavailable: it cannot be made.
     """
-    try:
-        made = tempfile.TemporaryDirectory(prefix=SPOOL, dir=store / "traces")
-    except OSError as error:
-        raise no_room(store, error) from error
-    with made as folder:
+    traces = store / "traces"
+    with ExitStack() as stack:
+        try:
+            with _opened(traces) as lock:  # else one might be removed before it is locked
+                if _locks(lock, fcntl.LOCK_EX):
+                    _remove_left(traces)
+                folder = stack.enter_context(tempfile.TemporaryDirectory(prefix=SPOOL, dir=traces))
+                _locks(stack.enter_context(_opened(Path(folder))), fcntl.LOCK_EX)
+        except OSError as error:
+            raise no_room(store, error) from error
         yield Path(folder)
+
+
+def _remove_left(traces: Path) -> None:
+    """Remove the folders of processes that are no more."""
+    for left in traces.glob(f"{SPOOL}*"):
+        with suppress(OSError), _opened(left) as lock:
+            if _locks(lock, fcntl.LOCK_EX | fcntl.LOCK_NB):
+                shutil.rmtree(left)
+
+
+@contextmanager
+def _opened(folder: Path) -> Iterator[int]:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _locks(folder: int, how: int) -> bool:
+    """Lock a folder until it is closed; False if somebody has it, or the disk knows no locks."""
+    try:
+        fcntl.flock(folder, how)
+    except OSError:
+        return False
+    return True
 
 
 class SampleWriter:

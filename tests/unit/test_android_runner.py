@@ -172,12 +172,12 @@ def test_an_architecture_without_runner_is_told(ndk: FakeNdk) -> None:
 
 
 BIONIC = """
-    _Exit _exit abort alarm calloc clock_gettime clock_nanosleep close dlerror dlopen dlsym exit fclose fflush fgets
-    fopen fork fprintf fputs fread free fseeko ftello fwrite getopt_long ioctl isspace memcmp memcpy
-    mempcpy memset nanosleep open optarg optind pipe posix_memalign printf putchar puts qsort read
-    realloc rename rewind sched_setaffinity signal snprintf sprintf sscanf stderr stdout stpcpy
-    strchr strcmp strdup strerror strlen strncmp strrchr strsep strstr strtod strtol strtoll strtoul
-    tolower uname vasprintf waitpid write
+    _Exit _exit abort alarm calloc clock_gettime clock_nanosleep close dlerror dlopen dlsym exit
+    fclose fflush fgets fopen fork fprintf fputs fread free fseeko ftello fwrite getopt_long
+    ioctl isspace memcmp memcpy mempcpy memset nanosleep open optarg optind pipe posix_memalign
+    printf putchar puts qsort read realloc rename rewind sched_setaffinity signal snprintf
+    sprintf sscanf stderr stdout stpcpy strchr strcmp strdup strerror strlen strncmp strrchr
+    strsep strstr strtod strtol strtoll strtoul tolower uname vasprintf waitpid write
 """
 """What the runner calls of the C library, all of it in Android's since version 7 at the latest."""
 
