@@ -16,6 +16,7 @@ from dashboard.gate import INFORMS
 from dashboard.samples import LOG_SPREAD, Histogram, JobSamples
 from dashboard.units import Scale, counted
 from dashboard.wording import simulated_share
+from farm.metering import ENERGY_CONDITIONS
 from farm.record import Verdict
 
 HEIGHT = 340
@@ -99,7 +100,11 @@ def repeats_in_order(
     places = int(repeats["position"].max()) + 1
     frame = _scaled(repeats, scale, "value").assign(
         place=repeats["block"] + (repeats["position"] + 0.5) / places,
-        codes=[", ".join(codes) for codes in repeats["conditions"]],
+        # A meter's trouble is none of a latency.
+        codes=[
+            ", ".join(code for code in codes if code not in ENERGY_CONDITIONS)
+            for codes in repeats["conditions"]
+        ],
     )
     blocks = int(frame["block"].max()) + 1
     arms = sorted(frame["arm"].unique())
