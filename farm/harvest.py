@@ -176,16 +176,24 @@ CONDITION_WORDS = {
 """What is wrong with a window's energy, for people, by the code of its condition."""
 
 
+USB_DATA = (
+    "usb_data: USB data was connected, which keeps the phone awake and draws power itself; cut it, "
+    "or reach the phone over Wi-Fi"
+)
+
+
 def _metered(harvest: Harvest) -> tuple[str, ...]:
     """What is wrong with the energies of a job."""
     repeats = [_marked(harvest, repeat) for repeat in harvest.repeats]
     counts = Counter(code for repeat in repeats for code in repeat.conditions)
     total = len(harvest.repeats)
-    return tuple(
+    notes = tuple(
         f"{code}: {counts[code]} of {total} windows: {words}"
         for code, words in CONDITION_WORDS.items()
         if counts[code]
     )
+    connected = any(r.name == "usb_data" and r.value for one in repeats for r in one.readings)
+    return (*notes, USB_DATA) if harvest.meter and connected else notes
 
 
 def _summarise(harvest: Harvest, arm: ArmModel) -> ArmSummary:

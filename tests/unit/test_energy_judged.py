@@ -195,6 +195,20 @@ class TestJudged:
         assert set(spoiled) == {Arm.CANDIDATE}
         assert any(note.startswith("meter_ranges: ") for note in found.notes)
 
+    @pytest.mark.parametrize("connected", [0.0, 1.0])
+    def test_usb_data_beside_a_meter_is_told(self, connected: float) -> None:
+        harvest = Harvest(job=job(), started=NOW, meter=FACTS)
+        slot = next(job().slots())
+        reading = Reading(t_ns=0, name="usb_data", unit="bool", value=connected)
+        harvest.repeats.append(
+            Repeat(
+                arm=slot.arm, block=slot.block, position=slot.position, started=NOW,
+                readings=(reading,), recording=recording(),
+            )
+        )  # fmt: skip
+        notes = result_of(harvest, Outcome.COMPLETED, None).notes
+        assert any(note.startswith("usb_data: ") for note in notes) is bool(connected)
+
     def test_a_summary_carries_its_budget(self) -> None:
         (energy,) = [
             m
