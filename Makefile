@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 WORKERS ?= 4
 
-.PHONY: setup demo test test-board lint bench lock screenshots clean
+.PHONY: setup demo test chaos test-board lint bench lock screenshots clean
 
 setup: $(STAMP)
 
@@ -24,6 +24,12 @@ test: setup
 	$(BIN)/python -m pytest -n $(WORKERS) -m "not alone" --cov --cov-report=
 	$(BIN)/python -m pytest -m alone --cov --cov-append --cov-report=
 	$(BIN)/python -m coverage report
+
+# Every random moment at which something is cut, killed or spoiled; `make test` tries some of them.
+chaos: setup
+	FARM_CHAOS=whole $(BIN)/python -m pytest -n $(WORKERS) tests/scenario/test_phone_chaos.py \
+	  tests/scenario/test_kill.py tests/scenario/test_energy_chaos.py tests/system/test_ssh_chaos.py \
+	  tests/system/test_mcu_chaos.py tests/system/test_phone_farm.py
 
 # An aarch64 Debian in QEMU; builds its image on first use. Needs qemu-system-arm.
 test-board: setup

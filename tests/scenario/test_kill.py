@@ -15,12 +15,13 @@ import farm
 from farm.record import Outcome
 from farm.store import reader, rows
 from farm.store.database import open_store
+from tests.chaos import moments
 
 Write = Callable[..., Path]
 
 SEED = 20_241_107
-KILLS = 50
-GROUPS = 5
+KILLS = moments(50, usual=20)
+GROUPS = KILLS // 10
 LONGEST_S = 3.0
 
 

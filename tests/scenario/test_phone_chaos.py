@@ -17,10 +17,11 @@ from drivers.virtual.machine import switch_all_off
 from farm.record import JobResult, Outcome
 from farm.store import reader, rows
 from farm.store.database import open_store
+from tests.chaos import moments
 
 Write = Callable[..., Path]
 SEED = 20_261_124
-MOMENTS = 20
+MOMENTS = moments(20, usual=8)
 REPEATS = 2
 END_S = 20.0
 """Until what nobody waits for has ended by itself."""

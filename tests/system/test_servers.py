@@ -256,7 +256,7 @@ def test_a_proxy_refuses_and_accepts_again(start_proxy: Callable[[int], Proxy], 
     with _connect(proxy) as old:
         _echoed(old, b"x")
         proxy.refuse()
-        with _connect(proxy) as connection, pytest.raises(ConnectionResetError):
+        with pytest.raises(ConnectionResetError), _connect(proxy) as connection:
             connection.recv(1)
         assert _echoed(old, b"still") == b"still"
     proxy.accept()
