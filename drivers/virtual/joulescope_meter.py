@@ -11,7 +11,6 @@ from __future__ import annotations
 import threading
 import time
 import zlib
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -20,14 +19,15 @@ import numpy.typing as npt
 
 from drivers.joulescope_bus import Heard, plug_in
 from drivers.virtual.device import read_seed
-from drivers.virtual.machine import switch_on
 from drivers.virtual.rail import rail_of
 from drivers.virtual.serial_meter import (
     AWAY_S,
     BEHIND_NS,
     STALL_S,
+    check_meter,
     read_gain,
     read_meter_faults,
+    switched_on,
 )
 from farm.model import Address, Device
 from farm.protocols import VirtualMeter
@@ -53,18 +53,12 @@ class VirtualJoulescope(VirtualMeter):
     @classmethod
     def check(cls, device: Device) -> None:
         """Refuse a seed, a gain and faults that are none."""
-        read_seed(device.metered_by)
-        read_gain(device.metered_by)
-        read_meter_faults(device.metered_by, FAULTS)
+        check_meter(device.metered_by, FAULTS)
 
     @classmethod
     def start(cls, device: Device) -> Address:
         """Switch it on; the label where the production meter finds it."""
-
-        def made(own: Device, folder: Path) -> PlayedJoulescope:
-            return PlayedJoulescope(own).on()
-
-        return switch_on(made, replace(device, address=device.metered_by)).address
+        return switched_on(PlayedJoulescope, device)
 
 
 class PlayedJoulescope:
@@ -72,6 +66,7 @@ class PlayedJoulescope:
 
     Args:
         device: whose meter it is, with the meter's address for its own.
+        folder: nothing of it lies in files.
 
     Attributes:
         address, options: where the production meter finds it.
@@ -79,7 +74,7 @@ class PlayedJoulescope:
 
     options: tuple[tuple[str, str], ...] = ()
 
-    def __init__(self, device: Device) -> None:
+    def __init__(self, device: Device, folder: Path) -> None:
         told = device.address
         self._rail = rail_of(device.name)
         self._gain = read_gain(told)

@@ -18,7 +18,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from drivers.virtual.serial_meter import SerialMeter, check_serial_meter, switched_on
+from drivers.virtual.serial_meter import SerialMeter, check_meter, switched_on
 from farm.errors import ConfigError
 from farm.model import Address, Device
 from farm.protocols import VirtualMeter
@@ -47,7 +47,7 @@ class VirtualLpm01a(VirtualMeter):
     @classmethod
     def check(cls, device: Device) -> None:
         """Refuse an unknown fault, and a gain, a seed and a voltage that are none."""
-        check_serial_meter(Lpm01aUnit, device.metered_by)
+        check_meter(device.metered_by, Lpm01aUnit.faults)
         text = device.metered_by.option("volts")
         if not text.replace(".", "", 1).isdecimal() or not 1.8 <= float(text) <= 3.3:
             raise ConfigError(

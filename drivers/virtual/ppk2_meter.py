@@ -15,7 +15,7 @@ from drivers.virtual.serial_meter import (
     BEHIND_NS,
     FIFO_BYTES,
     SerialMeter,
-    check_serial_meter,
+    check_meter,
     switched_on,
 )
 from farm.model import Address, Device
@@ -200,7 +200,7 @@ class VirtualPpk2(VirtualMeter):
     @classmethod
     def check(cls, device: Device) -> None:
         """Refuse a seed, a gain and faults that are none."""
-        check_serial_meter(Ppk2Unit, device.metered_by)
+        check_meter(device.metered_by, Ppk2Unit.faults)
 
     @classmethod
     def start(cls, device: Device) -> Address:

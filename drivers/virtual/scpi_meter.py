@@ -14,16 +14,21 @@ import threading
 import time
 import zlib
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar, Self
 
 import numpy as np
 
 from drivers.virtual.device import read_seed
-from drivers.virtual.machine import switch_on
 from drivers.virtual.rail import rail_of
-from drivers.virtual.serial_meter import BEHIND_NS, Lagging, read_gain, read_meter_faults
+from drivers.virtual.serial_meter import (
+    BEHIND_NS,
+    Lagging,
+    check_meter,
+    read_gain,
+    read_meter_faults,
+    switched_on,
+)
 from farm.errors import ConnectError
 from farm.model import Address, Device
 from farm.protocols import VirtualMeter
@@ -47,18 +52,12 @@ class VirtualScpi(VirtualMeter):
     @classmethod
     def check(cls, device: Device) -> None:
         """Refuse a seed, a gain and faults that are none."""
-        read_seed(device.metered_by)
-        read_gain(device.metered_by)
-        read_meter_faults(device.metered_by, FAULTS)
+        check_meter(device.metered_by, FAULTS)
 
     @classmethod
     def start(cls, device: Device) -> Address:
         """Switch it on; the port where the production meter finds it."""
-
-        def made(own: Device, folder: Path) -> Supply:
-            return Supply(own).on()
-
-        return switch_on(made, replace(device, address=device.metered_by)).address
+        return switched_on(Supply, device)
 
 
 class Supply:
@@ -66,6 +65,7 @@ class Supply:
 
     Args:
         device: whose meter it is, with the meter's address for its own.
+        folder: nothing of it lies in files.
 
     Attributes:
         address, options: where the production meter finds it.
@@ -73,7 +73,7 @@ class Supply:
 
     options: tuple[tuple[str, str], ...] = ()
 
-    def __init__(self, device: Device) -> None:
+    def __init__(self, device: Device, folder: Path) -> None:
         told = device.address
         self._rail = rail_of(device.name)
         self._shown = Lagging(self._rail, LAG_S, RENEWED_S)

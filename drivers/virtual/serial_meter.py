@@ -12,15 +12,16 @@ import threading
 import time
 import zlib
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import ClassVar, Protocol, Self
 
 import numpy as np
 
 from drivers.virtual.device import read_seed
-from drivers.virtual.machine import switch_on
+from drivers.virtual.machine import Switched, switch_on
 from drivers.virtual.mcu_terminal import Terminal
 from drivers.virtual.rail import Rail, rail_of
 from farm.errors import ConfigError
@@ -167,20 +168,27 @@ class Lagging:
         return float(self._shown_w)
 
 
-def switched_on(kind: type[SerialMeter], device: Device) -> Address:
+class Played(Switched, Protocol):
+    """A meter of this process that can be switched on."""
+
+    def on(self) -> Self:
+        """Itself, at work."""
+
+
+def switched_on(kind: Callable[[Device, Path], Played], device: Device) -> Address:
     """Switch a meter on, once per process; where the production meter finds it.
 
     Raises:
         ConnectError: its folder cannot be used.
     """
 
-    def made(own: Device, folder: Path) -> SerialMeter:
+    def made(own: Device, folder: Path) -> Played:
         return kind(own, folder).on()
 
     return switch_on(made, replace(device, address=device.metered_by)).address
 
 
-def check_serial_meter(kind: type[SerialMeter], address: Address) -> None:
+def check_meter(address: Address, faults: tuple[str, ...]) -> None:
     """Refuse a seed, a gain and faults that are none.
 
     Raises:
@@ -188,7 +196,7 @@ def check_serial_meter(kind: type[SerialMeter], address: Address) -> None:
     """
     read_seed(address)
     read_gain(address)
-    read_meter_faults(address, kind.faults)
+    read_meter_faults(address, faults)
 
 
 def read_gain(address: Address) -> float:

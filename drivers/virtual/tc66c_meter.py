@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import ECB
 
-from drivers.virtual.serial_meter import Lagging, SerialMeter, check_serial_meter, switched_on
+from drivers.virtual.serial_meter import Lagging, SerialMeter, check_meter, switched_on
 from farm.errors import ConfigError
 from farm.model import Address, Device
 from farm.protocols import VirtualMeter
@@ -36,7 +36,7 @@ class VirtualTc66c(VirtualMeter):
     @classmethod
     def check(cls, device: Device) -> None:
         """Refuse an unknown fault, a gain, a seed and a serial number that are none."""
-        check_serial_meter(Tc66cUnit, device.metered_by)
+        check_meter(device.metered_by, Tc66cUnit.faults)
         number = device.metered_by.option("serial", "0")
         if not (number.isascii() and number.isdigit()):
             raise ConfigError(

@@ -12,7 +12,7 @@ import struct
 from pathlib import Path
 from typing import ClassVar
 
-from drivers.virtual.serial_meter import Lagging, SerialMeter, check_serial_meter, switched_on
+from drivers.virtual.serial_meter import Lagging, SerialMeter, check_meter, switched_on
 from farm.errors import ConfigError, nearest_hint
 from farm.model import Address, Device
 from farm.protocols import VirtualMeter
@@ -44,7 +44,7 @@ class VirtualUm25c(VirtualMeter):
     @classmethod
     def check(cls, device: Device) -> None:
         """Refuse an unknown model or fault, a gain and a seed that are none."""
-        check_serial_meter(Um25cUnit, device.metered_by)
+        check_meter(device.metered_by, Um25cUnit.faults)
         if device.metered_by.place and device.metered_by.place not in MODELS:
             raise ConfigError(
                 f"there is no virtual meter '{device.metered_by.place}'",
